@@ -1,0 +1,123 @@
+"""Checkpoints that can be trusted: committed when complete, verified before use, rotated by step.
+
+The stock trainer writes straight into ``checkpoint-N``. Here such a folder counts only once ``COMMIT.json`` lies in it:
+every file synced to disk and hashed, and the commit itself written last and atomically. A run killed inside a save leaves
+a folder without a commit; the next start moves it out of the way (never deletes it) and takes the commit before it.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.hardware import GIB, free_disk_gib
+from common.hashing import sha256_of
+from common.runs import read_json, write_json
+from common.runs.folders import sync_folder
+
+COMMIT = "COMMIT.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def step_of(folder: Path) -> int:
+    """Return N of ``checkpoint-N``."""
+    return int(_NAME.fullmatch(folder.name).group(1))
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, complete or not, the oldest first."""
+    return sorted((p for p in run_folder.glob("checkpoint-*") if _NAME.fullmatch(p.name) and p.is_dir()), key=step_of)
+
+
+def commit_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Declare ``folder`` complete: sync and hash every file, then write COMMIT.json atomically."""
+    files = {}
+    for path in _files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[str(path.relative_to(folder))] = sha256_of(path)
+    sync_folder(folder)
+    write_json(folder / COMMIT, {"step": step_of(folder), "fingerprint": dict(fingerprint), "files": files})
+    sync_folder(folder.parent)
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None when it is committed and every file is as it was."""
+    if not (folder / COMMIT).is_file():
+        return "it was never completed"
+    try:
+        files = dict(read_json(folder / COMMIT)["files"])
+    except (UserError, OSError, KeyError, TypeError, ValueError):
+        return f"{COMMIT} cannot be read"
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_of(path) != digest:
+            return f"{name} has changed"
+    return None
+
+
+def choose_checkpoint(run_folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest sound checkpoint (None without one) and a line for each that was moved out of the way.
+
+    Every folder that is broken, and so everything newer than the one chosen, is renamed to ``broken-checkpoint-…``.
+    """
+    notes = []
+    for folder in reversed(list_checkpoints(run_folder)):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, notes
+        quarantine = _free_name(run_folder / f"broken-{folder.name}")
+        folder.rename(quarantine)
+        notes.append(f"{folder.name}: {damage}; moved to {quarantine.name}")
+    return None, notes
+
+
+def compare_fingerprints(folder: Path, current: Mapping[str, Any]) -> list[str]:
+    """Return a line for each part of the fingerprint in which ``current`` differs from that of the checkpoint."""
+    saved = read_json(folder / COMMIT)["fingerprint"]
+    return [
+        f"{key}: was {saved.get(key)!r}, is {current.get(key)!r}"
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key)
+    ]
+
+
+def rotate_checkpoints(run_folder: Path, keep: int) -> None:
+    """Delete the oldest committed checkpoints until ``keep`` (at least 2) are left. The order is that of the steps."""
+    committed = [folder for folder in list_checkpoints(run_folder) if (folder / COMMIT).is_file()]
+    for folder in committed[: -max(keep, 2)]:
+        (folder / COMMIT).unlink()  # first: a half-deleted folder must not look complete
+        shutil.rmtree(folder)
+
+
+def require_space(run_folder: Path, needed_bytes: int) -> None:
+    """Raise UserError (74) unless twice ``needed_bytes`` is free where the run is written."""
+    free = free_disk_gib(run_folder) * GIB
+    if free < 2 * needed_bytes:
+        raise UserError(
+            Problem(
+                f"{free / GIB:.2f} GiB free in {run_folder}, {2 * needed_bytes / GIB:.2f} GiB needed for a checkpoint",
+                "the checkpoint before is intact",
+                "free some space, then make resume",
+            ),
+            ExitCode.IO,
+        )
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the total size of the files in a folder."""
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMMIT]
+
+
+def _free_name(path: Path) -> Path:
+    names = [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, 1000))]
+    return next(name for name in names if not name.exists())

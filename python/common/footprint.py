@@ -1,0 +1,90 @@
+"""How much memory and disk a training needs, from the model's config alone: nothing is loaded.
+
+The figures are estimates in GiB. Weights, adapter and optimizer follow from shapes; activations from what PyTorch keeps
+for the backward pass of a Mistral-like decoder layer, counted tensor by tensor and rounded up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common.hardware import GIB
+from common.settings import MethodSettings
+
+_BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.516}  # nf4: 4 bits and its double-quantised scales
+_RUNTIME_GIB = 0.9  # Python, PyTorch and transformers themselves
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory in GiB by part."""
+
+    runtime: float
+    weights: float
+    adapter: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return self.runtime + self.weights + self.adapter + self.activations + self.logits
+
+    def __str__(self) -> str:
+        parts = ("weights", "adapter", "activations", "logits", "runtime")
+        detail = ", ".join(f"{part} {getattr(self, part):.2f}" for part in parts)
+        return f"{self.total:.1f} GiB ({detail})"
+
+
+def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return (inputs, outputs) of each linear layer of one decoder layer, by name."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or hidden // heads
+    key_value = (config.get("num_key_value_heads") or heads) * head
+    inner = config["intermediate_size"]
+    return {
+        "q_proj": (hidden, heads * head),
+        "k_proj": (hidden, key_value),
+        "v_proj": (hidden, key_value),
+        "o_proj": (heads * head, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def count_weights(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of weights (in linear layers, elsewhere): only the former are quantised by nf4."""
+    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+    linear = layers * sum(rows * columns for rows, columns in linear_shapes(config).values())
+    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings") else 2)
+    return linear, embeddings + (2 * layers + 1) * hidden
+
+
+def count_lora_parameters(config: Mapping[str, Any], method: MethodSettings) -> int:
+    """Return layers × Σ r·(inputs + outputs) over the targets that the config's layers have."""
+    shapes = linear_shapes(config)
+    per_layer = sum(method.rank * sum(shapes[target]) for target in method.targets if target in shapes)
+    return config["num_hidden_layers"] * per_layer
+
+
+def estimate_training(
+    config: Mapping[str, Any], method: MethodSettings, precision: str, tokens: int, *, checkpointing: bool
+) -> Footprint:
+    """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example)."""
+    linear, other = count_weights(config)
+    other_bytes = 4.0 if precision == "fp32" else 2.0
+    weights = linear * _BYTES_PER_WEIGHT[precision] + other * other_bytes
+    adapter = count_lora_parameters(config, method) * 4 * 4  # fp32: weight, gradient, and AdamW's two moments
+
+    layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
+    width = 4 if precision == "fp32" else 2
+    fp32_copies = hidden * 4 * (2 + len(method.targets))  # norms, and the LoRA inputs that are cast to fp32
+    per_layer = tokens * (8 * hidden * width + 4 * inner * width + fp32_copies)
+    activations = per_layer + layers * tokens * hidden * width if checkpointing else per_layer * layers
+    logits = tokens * config["vocab_size"] * (width + 3 * 4)  # the output, its fp32 copy, its softmax and gradient
+    return Footprint(_RUNTIME_GIB, *(size / GIB for size in (weights, adapter, activations, logits)))
+
+
+def checkpoint_gib(config: Mapping[str, Any], method: MethodSettings) -> float:
+    """Return the disk space of one checkpoint: the adapter and AdamW's two moments in fp32, and the tokenizer."""
+    return count_lora_parameters(config, method) * 3 * 4 / GIB + 0.01

@@ -1,0 +1,163 @@
+"""What this machine offers, and the choices that follow. Every choice comes with its reason, to be printed."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from common.errors import ExitCode, Problem, UserError
+
+GIB = 1024**3
+_CGROUP = Path("/sys/fs/cgroup")
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 matrix tiles, x86 vectors, Arm
+
+
+class Choice(NamedTuple):
+    """A decision and why it was taken."""
+
+    value: Any
+    reason: str
+
+
+def pick_device(wanted: str = "auto") -> Choice:
+    """Return "cuda", "mps" or "cpu". Raises UserError (69) when the wanted one is not there."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        best = next(device for device in ("cuda", "mps", "cpu") if present[device])
+        return Choice(best, "no CUDA device or Apple GPU found" if best == "cpu" else "the fastest device present")
+    if not present[wanted]:
+        here = ", ".join(device for device, is_there in present.items() if is_there)
+        raise UserError(
+            Problem(f"device {wanted} is not available", f"here: {here}", "choose one with --set training.device=…"),
+            ExitCode.UNAVAILABLE,
+        )
+    return Choice(wanted, "asked for")
+
+
+def pick_precision(wanted: str, device: str) -> Choice:
+    """Return "bf16", "fp32" or "nf4" for the frozen weights on ``device``.
+
+    On a CPU without bf16 instructions every bf16 product is converted first, which is slower than fp32: there "auto"
+    means fp32. An explicit wish is honoured and commented. Raises UserError (69) for nf4 where there is no build of it.
+    """
+    if wanted == "nf4" and sys.platform == "darwin":
+        raise UserError(
+            Problem("precision nf4 is not available on macOS", "allowed: auto, bf16, fp32"), ExitCode.UNAVAILABLE
+        )
+    flag = bf16_flag() if device == "cpu" else None
+    if wanted == "auto" and device == "cpu":
+        return Choice("bf16", f"this CPU has {flag}") if flag else Choice("fp32", "this CPU has no bf16 instructions")
+    if wanted == "auto":
+        return Choice("bf16", f"{device} computes in bf16")
+    if wanted == "bf16" and device == "cpu" and not flag:
+        return Choice("bf16", "asked for; this CPU has no bf16 instructions, fp32 would be faster")
+    return Choice(wanted, "asked for")
+
+
+def pick_threads(wanted: int | None = None) -> Choice:
+    """Return how many CPU threads to compute with: all this process may use, a container's limit respected."""
+    usable = usable_cores()
+    if wanted is None:
+        return Choice(usable.value, usable.reason)
+    if wanted > usable.value:
+        return Choice(wanted, f"asked for; only {usable.value} cores are usable ({usable.reason})")
+    return Choice(wanted, "asked for")
+
+
+def usable_cores() -> Choice:
+    """Return the number of physical cores this process may use, and what limits it."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False) or logical
+    cores = Choice(min(logical, physical), "all cores" if logical >= physical else "the cores this process is bound to")
+    quota = _cgroup_cpu_quota()
+    if quota and quota < cores.value:
+        return Choice(max(1, int(quota)), f"the container's limit of {quota:g} CPUs")
+    return cores
+
+
+def cpu_flags() -> set[str]:
+    """Return the CPU's feature flags as Linux or macOS names them, lower case; empty where they cannot be read."""
+    if sys.platform == "darwin":
+        import subprocess
+
+        listing = subprocess.run(["sysctl", "-a"], capture_output=True, text=True, check=False).stdout
+        return {"bf16"} if "FEAT_BF16: 1" in listing else set()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return set(words.split())
+
+
+def bf16_flag() -> str | None:
+    """Return the CPU feature that makes bf16 products fast, or None when there is none."""
+    flags = cpu_flags()
+    return next((flag for flag in _BF16_FLAGS if flag in flags), None)
+
+
+def memory_gib() -> tuple[float, float]:
+    """Return (available, total) memory in GiB that this process may use, a container's limit respected."""
+    memory = psutil.virtual_memory()
+    available, total = memory.available, memory.total
+    limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
+    if limit and used is not None and limit < total:
+        available, total = min(available, limit - used), limit
+    return available / GIB, total / GIB
+
+
+def free_disk_gib(folder: Path) -> float:
+    """Return the free space in GiB for ``folder``, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return psutil.disk_usage(str(folder)).free / GIB
+
+
+def peak_rss_gib() -> float:
+    """Return this process's largest resident memory so far in GiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def describe() -> dict[str, Any]:
+    """Return what a manifest records of this machine."""
+    available, total = memory_gib()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": usable_cores().value,
+        "bf16": bf16_flag(),
+        "memory_total_gib": round(total, 1),
+        "memory_available_gib": round(available, 1),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _cgroup_cpu_quota() -> float | None:
+    """Return the CPUs cgroup v2 grants, as in "150000 100000" → 1.5, or None without a limit."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # missing, or "max"
+        return None

@@ -1,0 +1,225 @@
+"""Base models and tokenizers: found on this machine, checked file by file, loaded safely.
+
+Only safetensors are read, no code of a model is run, and nothing is fetched: fetching is `make download`. A tensor that is
+missing or unexpected is an error, not a warning.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.hashing import sha256_of
+from common.runs import read_json, runs_dir
+from common.settings import ROOT, ModelSettings
+
+MARKER = "MODEL.json"  # written last by a download: file → size and sha256
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder in runs/models/ that `make download` gives to hub model ``name``."""
+    return runs_dir() / "models" / name.replace("/", "--")
+
+
+def find_model(settings: ModelSettings) -> Path:
+    """Return the folder that holds the model: a folder as named, runs/models/, or the hub's own cache.
+
+    Raises UserError (66) with the command that fetches it, or (78) when another revision lies there.
+    """
+    name, revision = settings.name, settings.revision
+    for folder in (Path(name), ROOT / name):
+        if folder.is_dir():
+            return folder
+    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+        raise UserError(Problem(f"no model folder '{name}'", "a folder, or a hub id as in org/name"), ExitCode.NO_INPUT)
+    folder = model_folder(name)
+    if (folder / MARKER).is_file():
+        _require_revision(folder, revision)
+        return folder
+    cached = _find_in_hub_cache(name, revision)
+    if cached:
+        return cached
+    fetch = f"make download MODEL={name}" + (f" REVISION={revision}" if revision else "")
+    state = "is only half here" if folder.is_dir() else "is not on this machine"
+    raise UserError(
+        Problem(f"model {name} {state}", f"it belongs in {folder}", f"run: {fetch}"),
+        ExitCode.NO_INPUT,
+    )
+
+
+def check_model_folder(folder: Path) -> list[Problem]:
+    """Return what is wrong with the files in ``folder``; an empty list when it can be loaded.
+
+    Looks at names, sizes and safetensors headers only, so it is quick for any size.
+    """
+    if not (folder / "config.json").is_file():
+        return [Problem(f"{folder} holds no config.json", "a model folder in the hub's layout is needed")]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return [Problem(f"{folder} holds no tokenizer", "tokenizer.json is needed")]
+    shards, problems = _weight_files(folder)
+    return problems + [problem for shard in shards if (problem := _check_safetensors(shard))]
+
+
+def hash_model_files(folder: Path) -> dict[str, str]:
+    """Return file name → sha256 of everything in ``folder`` that decides what the model computes."""
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".model")]
+    return {path.name: sha256_of(path) for path in names if path.name != MARKER}
+
+
+def verify_hashes(folder: Path, hashes: dict[str, str]) -> None:
+    """Raise UserError (66) when a file's hash differs from the one that the download recorded."""
+    marker = folder / MARKER
+    if not marker.is_file():
+        return
+    recorded = read_json(marker)["files"]
+    remedy = f"delete {folder} and run make download again"
+    problems = [
+        Problem(f"{folder / name} is not the file that was downloaded", "its sha256 differs", remedy)
+        for name, digest in hashes.items()
+        if name in recorded and recorded[name]["sha256"] != digest
+    ]
+    if problems:
+        raise UserError(problems, ExitCode.NO_INPUT)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the model's config.json."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(Problem(f"cannot read {folder / 'config.json'}: {error}"), ExitCode.NO_INPUT) from None
+
+
+def load_tokenizer(folder: Path):
+    """Return the tokenizer of a model or run folder. A missing pad token becomes EOS: padding is masked everywhere."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.chat_template is None:
+        raise UserError(
+            Problem(f"the tokenizer in {folder} has no chat template", "an instruction-tuned model is needed"),
+            ExitCode.CONFIG,
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
+    """Return the causal language model in ``folder`` with its weights in ``precision`` (bf16, fp32 or nf4).
+
+    Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    problems = check_model_folder(folder)
+    if problems:
+        raise UserError(problems, ExitCode.NO_INPUT)
+    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
+    if precision == "nf4":
+        options["quantization_config"] = _nf4_config()
+    if device != "cpu":
+        options["device_map"] = {"": device}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (SafetensorError, OSError) as error:
+        raise UserError(Problem(f"cannot load the model in {folder}: {error}"), ExitCode.NO_INPUT) from error
+    wrong = [f"{kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:5]}" for kind in info if info[kind]]
+    if wrong:
+        raise UserError(
+            Problem(f"the weights in {folder} do not fit the model: {'; '.join(wrong)}", "every tensor, and no other"),
+            ExitCode.NO_INPUT,
+        )
+    return model
+
+
+def _nf4_config():
+    """NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314), computing in bf16."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _require_revision(folder: Path, revision: str | None) -> None:
+    have = read_json(folder / MARKER).get("revision")
+    if revision and have != revision:
+        raise UserError(
+            Problem(
+                f"{folder} holds revision {have}, the recipe asks for {revision}",
+                next_step=f"delete the folder and run make download again, or set model.revision={have}",
+            ),
+            ExitCode.CONFIG,
+        )
+
+
+def _find_in_hub_cache(name: str, revision: str | None) -> Path | None:
+    """Return the snapshot of ``name`` in the hub's cache if it is complete enough to have a config and weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return None if check_model_folder(folder) else folder
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """Return the safetensors files that are there, and a problem for each that ought to be."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        only_bin = any(folder.glob("*.bin"))
+        what = f"{folder} holds only .bin weights" if only_bin else f"{folder} holds no weights"
+        return [], [Problem(what, "safetensors only: a .bin file can run code")]
+    shards = [folder / name for name in names]
+    present = [shard for shard in shards if shard.is_file()]
+    missing = [
+        Problem(f"{shard} is missing", f"the index lists {len(names)}") for shard in shards if shard not in present
+    ]
+    return present, missing
+
+
+def _check_safetensors(path: Path) -> Problem | None:
+    """Return a problem when the file is a git-lfs pointer, is cut short, or is no safetensors file."""
+    again = "copy or download it again"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(64)
+        if start.startswith(_LFS_POINTER):
+            return Problem(
+                f"{path} is a git-lfs pointer of {size} bytes", "the weights themselves", "run: git lfs pull"
+            )
+        header_size = int.from_bytes(start[:8], "little")
+        if len(start) < 8 or header_size > min(size, 100_000_000):
+            return Problem(f"{path} is cut short, or no safetensors file ({size:,} bytes)", next_step=again)
+        file.seek(8)
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError:
+            return Problem(f"{path} has an unreadable header", next_step=again)
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    wanted = 8 + header_size + max(ends, default=0)
+    if size != wanted:
+        return Problem(f"{path} has {size:,} bytes, its header promises {wanted:,}", next_step=again)
+    return None

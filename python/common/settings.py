@@ -1,0 +1,248 @@
+"""A recipe's numbers: read, merged, checked, and turned into one object.
+
+Later layers win: defaults < ``recipes/<name>.yaml`` < the smoke overlay < the command line. Every problem of every
+layer is reported at once. A run keeps its resolved settings in ``run.json``; :func:`Recipe.from_dict` restores them.
+"""
+
+import argparse
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from common.errors import CommandParser, ExitCode, Problem, UserError, did_you_mean
+from common.schema import check_limits, convert, read_yaml, setting
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES_DIR = ROOT / "recipes"
+SMOKE_OVERLAY = RECIPES_DIR / "demo" / "smoke.yaml"
+
+
+@dataclass
+class ModelSettings:
+    """Which base model, and in which precision its weights are kept."""
+
+    name: str = setting("base model: a folder, or a hub id fetched by `make download`", "recipes/demo/model")
+    revision: str | None = setting("the hub's commit hash of the base model")
+    precision: Literal["auto", "bf16", "fp32", "nf4"] = setting("how the frozen weights are kept in memory", "auto")
+
+
+@dataclass
+class DataSettings:
+    """Which examples, and how long they may be."""
+
+    train: str = setting("training examples (JSONL or JSON)", "recipes/demo/data/train.jsonl", path=True)
+    validation: str | None = setting("validation examples", "recipes/demo/data/validation.jsonl", path=True)
+    max_length_tokens: int = setting("longest example in tokens, prompt and answer", 2048, low=8, high=1_000_000)
+    on_overlong: Literal["error", "drop", "truncate-prompt"] = setting("what to do with a longer one", "error")
+    on_bad_row: Literal["error", "drop"] = setting("what to do with a row that cannot be used", "error")
+    loss_on: Literal["assistant", "all"] = setting("which tokens are trained", "assistant")
+
+
+@dataclass
+class MethodSettings:
+    """The parameter-efficient method and its shape."""
+
+    kind: Literal["lora"] = setting("parameter-efficient method", "lora")
+    rank: int = setting("LoRA rank r", 8, low=1, high=1024)
+    alpha: float = setting("LoRA alpha; the update is scaled by alpha / r", 32, above=0)
+    dropout: float = setting("dropout on the LoRA input", 0.1, low=0, high=0.9)
+    targets: list[str] = setting("names of the linear layers to adapt", ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class TrainingSettings:
+    """How it is trained. Batch sizes count examples, steps are optimizer steps."""
+
+    epochs: float = setting("passes over the training examples", 3, above=0, high=10_000)
+    max_steps: int | None = setting("stop after this many optimizer steps instead of after the epochs", low=1)
+    micro_batch: int = setting("examples per forward pass", 1, low=1, high=4096)
+    gradient_accumulation: int = setting("forward passes per optimizer step", 8, low=1, high=65_536)
+    learning_rate: float = setting("peak learning rate", 2e-4, above=0, high=1)
+    scheduler: Literal["cosine", "linear", "constant"] = setting("learning-rate schedule after warm-up", "cosine")
+    warmup_steps: int = setting("optimizer steps of linear warm-up", 10, low=0)
+    weight_decay: float = setting("AdamW weight decay", 0.01, low=0, high=1)
+    max_grad_norm: float = setting("gradients are clipped to this norm", 1.0, above=0)
+    seed: int = setting("seed of initialisation, dropout and data order", 42, low=0, high=2**32 - 1)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("where to compute", "auto")
+    threads: int | None = setting("CPU threads (all usable cores unless given)", low=1, high=4096)
+    activation_checkpointing: Literal["auto", "on", "off"] = setting(
+        "recompute activations in the backward pass to save memory", "auto"
+    )
+    log_every_steps: int = setting("optimizer steps between two logged losses", 1, low=1)
+    save_every_minutes: float = setting("longest time between two checkpoints", 30, above=0)
+    keep_checkpoints: int = setting("how many committed checkpoints are kept", 2, low=2)
+
+
+@dataclass
+class OutputSettings:
+    """Where the run is written."""
+
+    folder: str | None = setting("another folder for the run; runs/<name> becomes a link to it", path=True)
+
+
+@dataclass
+class Recipe:
+    """A whole recipe: its name, the command that cooks it, and its settings by group."""
+
+    name: str
+    command: str
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dicts, as kept in run.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, resolved: Mapping[str, Any]) -> "Recipe":
+        """Restore a recipe that :meth:`to_dict` wrote. Raises UserError (78) when it does not fit this version."""
+        builder = _Builder(resolved["name"], resolved["command"])
+        builder.add({k: v for k, v in resolved.items() if k not in ("name", "command")}, "run.json", Path())
+        return builder.build()
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "method": MethodSettings,
+    "training": TrainingSettings,
+    "output": OutputSettings,
+}
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+def recipe_parser(description: str, options: Mapping[str, str], default_recipe: str) -> CommandParser:
+    """Return the parser of a training command.
+
+    ``options`` maps the command's own flags to settings, as in ``{"--lr": "training.learning_rate"}``; help texts come
+    from the settings themselves, and ``--set group.key=value`` reaches every other one.
+    """
+    parser = CommandParser(description=description)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--recipe", default=default_recipe, help="recipe: a name in recipes/, or a YAML file")
+    run.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's name)")
+    run.add_argument("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
+    run.add_argument("--check", action="store_true", help="check settings, data, memory, disk and model, then stop")
+    run.add_argument("--resume", action="store_true", help="carry on the run from its last good checkpoint")
+    run.add_argument("--force", action="store_true", help="resume although data, model or settings have changed")
+    recipe = parser.add_argument_group("the recipe's numbers (the YAML's unless given)")
+    for flag, key in options.items():
+        group, name = key.split(".")
+        recipe.add_argument(
+            flag, dest=key, metavar=name.upper(), help=GROUPS[group].__dataclass_fields__[name].metadata["help"]
+        )
+    recipe.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help="any other setting")
+    return parser
+
+
+def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) -> Recipe:
+    """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
+    given = {key: (getattr(args, key), flag) for flag, key in options.items() if getattr(args, key) is not None}
+    for text in args.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
+        given[key] = (yaml.safe_load(value) if value else None, "--set")
+    return load_recipe(args.recipe, given, smoke=args.smoke)
+
+
+def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *, smoke: bool = False) -> Recipe:
+    """Read recipe ``name`` (a name in recipes/ or a YAML path), then the smoke overlay, then ``given``.
+
+    ``given`` maps "group.key" to (value, the flag it came from). Raises UserError: 66 for an unknown recipe, 78 for
+    every wrong key or value together.
+    """
+    path = _find_recipe(name)
+    content = read_yaml(path)
+    builder = _Builder(path.stem, content.pop("command", None))
+    builder.add(content, path.name, ROOT)
+    if smoke:
+        builder.name += "-smoke"
+        builder.add(read_yaml(SMOKE_OVERLAY), SMOKE_OVERLAY.name, ROOT)
+    for key, (value, flag) in (given or {}).items():
+        group, _, leaf = key.partition(".")
+        builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd())
+    return builder.build()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes in recipes/."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+
+
+def _find_recipe(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES_DIR / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = ", ".join(recipe_names())
+    hint = did_you_mean(name, recipe_names())
+    raise UserError(Problem(f"no recipe '{name}' ({path} is missing)", f"recipes: {known}", hint), ExitCode.NO_INPUT)
+
+
+# --------------------------------------------------------------------------------------------------- merging the layers
+
+
+class _Builder:
+    """Collects layers of settings and all their problems, then builds the recipe."""
+
+    def __init__(self, name: str, command: str | None):
+        self.name, self.command = name, command
+        self.groups = {group: cls() for group, cls in GROUPS.items()}
+        self.problems: list[Problem] = []
+        if not isinstance(command, str) or not (ROOT / "python" / f"{command}.py").is_file():
+            self.problems.append(
+                Problem(f"{name}: command '{command}'", "the name of a file in python/, as in: command: finetune_ba")
+            )
+
+    def add(self, layer: Mapping[str, Any], origin: str, base: Path) -> None:
+        """Put one layer on top. ``origin`` names it in errors; relative paths are taken from ``base``."""
+        for group, values in layer.items():
+            if group not in GROUPS:
+                hint = did_you_mean(str(group), GROUPS)
+                self.problems.append(
+                    Problem(f"{origin}: unknown group '{group}'", "groups: " + ", ".join(GROUPS), hint)
+                )
+            elif not isinstance(values, Mapping):
+                self.problems.append(Problem(f"{origin}: '{group}' must hold keys", "as in: group:\\n  key: value"))
+            else:
+                for key, value in values.items():
+                    self._set(group, str(key), value, origin, base)
+
+    def build(self) -> Recipe:
+        if self.problems:
+            raise UserError(self.problems, ExitCode.CONFIG)
+        return Recipe(self.name, self.command, **self.groups)
+
+    def _set(self, group: str, key: str, value: Any, origin: str, base: Path) -> None:
+        known = {f.name: f for f in fields(GROUPS[group])}
+        label = origin if origin.startswith("--") and origin != "--set" else f"{origin}: {group}.{key}"
+        if key not in known:
+            hint = did_you_mean(key, known)
+            self.problems.append(Problem(f"{label} is unknown", f"{group} has: " + ", ".join(known), hint))
+            return
+        spec = known[key]
+        kind = typing.get_type_hints(GROUPS[group])[key]
+        try:
+            value = convert(value, kind)
+            check_limits(value, spec.metadata)
+        except ValueError as error:
+            self.problems.append(Problem(f"{label} is {value!r}", str(error)))
+            return
+        if spec.metadata["path"] and value is not None or (group, key) == ("model", "name") and (base / value).is_dir():
+            value = portable_path(base / value)
+        setattr(self.groups[group], key, value)
+
+
+def portable_path(path: Path) -> str:
+    """Return ``path`` relative to the repository root when it lies inside, else absolute."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
