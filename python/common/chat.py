@@ -1,0 +1,219 @@
+"""The one function that turns an example into token ids and a loss mask: for training, evaluation, chat and export.
+
+The tokenizer's own chat template is used, so the model is trained on what it will be served with. Control tokens come
+from the template only; the same characters in the data stay text. See :mod:`common.chat_skeleton` for how.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from common.chat_skeleton import Part, Skeleton, Slot, build_skeleton, render
+from common.data.examples import Example, Message
+from common.errors import ExitCode, Problem, UserError
+
+LOSS_ON = ("assistant", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids and, for each, whether it is trained on. Both have one entry a token."""
+
+    input_ids: list[int]
+    completion_mask: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def encode_example(tokenizer, example: Example, *, loss_on: str = "assistant") -> Encoded:
+    """Encode one example with the tokenizer's chat template; see :meth:`ChatEncoder.encode_many`."""
+    return encoder_for(tokenizer).encode_many([example], loss_on=loss_on)[0]
+
+
+def encode_prompt(tokenizer, messages: Sequence[Message | dict]) -> list[int]:
+    """Encode a conversation up to where the assistant's next answer begins.
+
+    The result is, id for id, the beginning of what :func:`encode_example` gives for the conversation with any answer.
+    """
+    return encoder_for(tokenizer).encode_prompt(messages)
+
+
+def stop_token_ids(tokenizer) -> list[int]:
+    """The tokens at which generation ends: the template's end of turn and the end of the sequence."""
+    return encoder_for(tokenizer).stop_token_ids()
+
+
+_encoders: dict[tuple, "ChatEncoder"] = {}
+_ENCODERS_KEPT = 4
+
+
+def encoder_for(tokenizer) -> "ChatEncoder":
+    """The encoder of this tokenizer, made once and made anew when its template or its tokens change."""
+    key = (id(tokenizer), tokenizer.chat_template, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    encoder = _encoders.get(key)
+    if encoder is None:
+        while len(_encoders) >= _ENCODERS_KEPT:
+            _encoders.pop(next(iter(_encoders)))
+        encoder = _encoders[key] = ChatEncoder(tokenizer)  # holds the tokenizer, so its id stays its own
+    return encoder
+
+
+class ChatEncoder:
+    """Encodes examples with one tokenizer; keeps the skeleton of every sequence of roles it has met."""
+
+    def __init__(self, tokenizer):
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(
+                Problem("this tokenizer has no fast form", "tokenizer.json is needed", "convert it with transformers"),
+                ExitCode.CONFIG,
+            )
+        if isinstance(tokenizer.chat_template, dict):
+            raise UserError(Problem("the tokenizer has several chat templates", "one is needed"), ExitCode.CONFIG)
+        self._tokenizer = tokenizer
+        self._special_tokens = {
+            token.content: (token_id, token.lstrip, token.rstrip)
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        self._bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+        self._eos = (tokenizer.eos_token, tokenizer.eos_token_id)
+        self._backend, self._marks_word_start = _clone_backend(tokenizer.backend_tokenizer)
+        self._skeletons: dict[tuple[str, ...], Skeleton] = {}
+
+    def encode_many(self, examples: Iterable[Example], *, loss_on: str = "assistant") -> list[Encoded]:
+        """Encode examples. ``loss_on``: "assistant" trains each of the assistant's turns with its end-of-turn token;
+        "all" trains every token.
+
+        Running text gets one BOS and one EOS (where the tokenizer has them) and is trained whole, but for the BOS.
+        Raises UserError 65 or 78 naming the example.
+        """
+        if loss_on not in LOSS_ON:
+            raise ValueError(f"loss_on is {loss_on!r}, not one of {LOSS_ON}")
+        plans = [self._plan(example) for example in examples]
+        ids_of_texts = iter(self._ids_of([text for plan in plans for text, _ in plan if isinstance(text, str)]))
+        encoded = []
+        for plan in plans:
+            input_ids: list[int] = []
+            mask: list[bool] = []
+            for item, trained in plan:
+                ids = next(ids_of_texts) if isinstance(item, str) else [item]
+                input_ids += ids
+                mask += [trained or loss_on == "all"] * len(ids)
+            encoded.append(Encoded(input_ids, mask))
+        return encoded
+
+    def encode_prompt(self, messages: Sequence[Message | dict]) -> list[int]:
+        messages = [m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages]
+        skeleton = self._skeleton((*(m.role for m in messages), "assistant"))
+        self._check_template(messages, skeleton, generation_prompt=True)
+        plan = self._fill(skeleton.parts[: skeleton.prompt_parts], messages)
+        ids_of_texts = iter(self._ids_of([text for text, _ in plan if isinstance(text, str)]))
+        return [token for item, _ in plan for token in (next(ids_of_texts) if isinstance(item, str) else [item])]
+
+    def stop_token_ids(self) -> list[int]:
+        last = self._skeleton(("user", "assistant")).parts[-1].token_id
+        return sorted({token for token in (last, self._eos[1]) if token is not None})
+
+    def _plan(self, example: Example) -> list[tuple[str | int, bool]]:
+        """What to tokenise, as (text or token id, trained)."""
+        if not example.messages:
+            return self._plan_running_text(example.text or "")
+        try:
+            skeleton = self._skeleton(tuple(message.role for message in example.messages))
+            self._check_template(example.messages, skeleton)
+        except UserError as error:
+            if not example.source:
+                raise
+            problems = [Problem(f"{example.source}: {p.what}", p.allowed, p.next_step) for p in error.problems]
+            raise UserError(problems, error.exit_code) from error
+        return self._fill(skeleton.parts, example.messages)
+
+    def _plan_running_text(self, text: str) -> list[tuple[str | int, bool]]:
+        (bos, bos_id), (eos, eos_id) = self._bos, self._eos
+        while bos and text.startswith(bos):
+            text = text.removeprefix(bos)
+        while eos and text.rstrip().endswith(eos):
+            text = text.rstrip().removesuffix(eos)
+        text = f" {text}" if self._marks_word_start else text
+        start = [(bos_id, False)] if bos_id is not None else []
+        end = [(eos_id, True)] if eos_id is not None else []
+        return [*start, (text, True), *end]
+
+    def _skeleton(self, roles: tuple[str, ...]) -> Skeleton:
+        skeleton = self._skeletons.get(roles)
+        if skeleton is None:
+            skeleton = build_skeleton(self._tokenizer, self._special_tokens, roles)
+            self._skeletons[roles] = skeleton
+        return skeleton
+
+    def _fill(self, parts: Sequence[Part], messages: Sequence[Message]) -> list[tuple[str | int, bool]]:
+        plan: list[tuple[str | int, bool]] = []
+        for part in parts:
+            if part.token_id is not None:
+                plan.append((part.token_id, part.trained))
+                continue
+            text = "".join(p.fill(messages[p.index].content) if isinstance(p, Slot) else p for p in part.pieces)
+            if text:
+                plan.append((self._mark_word_start(text, part), part.trained))
+        return plan
+
+    def _mark_word_start(self, text: str, part: Part) -> str:
+        """Begin a stretch of text as sentencepiece does, with a space, unless the template wrote one already."""
+        first = part.pieces[0]
+        template_did = isinstance(first, str) and first.startswith(" ")
+        return text if not self._marks_word_start or template_did or part.after.isspace() else f" {text}"
+
+    def _ids_of(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _check_template(self, messages: Sequence[Message], skeleton: Skeleton, generation_prompt: bool = False) -> None:
+        """Templates may look into the contents. What this one really writes must be what the skeleton stands for."""
+        outline = skeleton.prompt_outline if generation_prompt else skeleton.outline
+        expected = "".join(p.fill(messages[p.index].content) if isinstance(p, Slot) else p for p in outline)
+        try:
+            rendered = render(self._tokenizer, [m.as_dict() for m in messages], generation_prompt)
+        except Exception as error:  # a template raises jinja2 errors of its own wording
+            raise UserError(Problem(f"the chat template refuses this conversation: {error}"), ExitCode.DATA) from error
+        if rendered != expected:
+            raise UserError(
+                Problem(
+                    f"the chat template rewrites the text of this conversation near {_first_difference(rendered, expected)!r}",
+                    "the text must stay as it is",
+                    "take out what the template reads as its own markup, or use another chat template",
+                ),
+                ExitCode.DATA,
+            )
+
+
+def _first_difference(a: str, b: str) -> str:
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return b[max(0, at - 10) : at + 30]
+
+
+def _clone_backend(backend):
+    """Return (a tokenizer for text without control tokens, whether its kind marks the start of words).
+
+    Sentencepiece's kind writes a space before every text it is given. When it does so differs between versions of the
+    same tokenizer (always, or at the start of the sequence only), so the clone never does and the caller decides.
+    """
+    state = json.loads(backend.to_str())
+    state["post_processor"] = state["truncation"] = state["padding"] = None
+    marks = False
+    for key in ("normalizer", "pre_tokenizer"):
+        step = state.get(key)
+        if not step:
+            continue
+        steps = step.get("normalizers") or step.get("pretokenizers") or [step]
+        kept = [s for s in steps if s["type"] != "Prepend"]
+        marks |= len(kept) < len(steps)
+        for metaspace in (s for s in kept if s["type"] == "Metaspace"):
+            marks |= metaspace.get("prepend_scheme", "always") != "never"
+            metaspace["prepend_scheme"] = "never"
+        if step["type"] == "Sequence":
+            step["normalizers" if key == "normalizer" else "pretokenizers"] = kept
+        else:
+            state[key] = kept[0] if kept else None
+    clone = type(backend).from_str(json.dumps(state, ensure_ascii=False))
+    clone.encode_special_tokens = True
+    return clone, marks

@@ -1,0 +1,226 @@
+"""What a chat template makes of a conversation of given roles, with holes where the contents go.
+
+The template is rendered with sentinels in place of the contents. So it is known for every character of the result
+whether the template or the data wrote it, and control tokens are looked for in the template's own text only: a control
+token written in somebody's data stays text.
+
+A skeleton is cut where the model takes over (after each generation prompt), never inside what it writes. The tokens of
+a prompt are therefore, id for id, the beginning of the tokens of the training example made from it.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+
+from common.errors import ExitCode, Problem, UserError
+
+# Some templates write today's date into the system turn; the ids of an example must not depend on the day.
+TEMPLATE_DATE = "26 Jul 2024"
+_PAD = "\u2003"  # white space no template writes: if it is gone, the template strips the content
+_SENTINEL = re.compile(f"({_PAD}?)\ue000([0-9]+)\ue001({_PAD}?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A hole for the content of message ``index``; the template may strip it on either side."""
+
+    index: int
+    strip_left: bool
+    strip_right: bool
+
+    def fill(self, content: str) -> str:
+        if self.strip_left:
+            content = content.lstrip()
+        return content.rstrip() if self.strip_right else content
+
+
+@dataclass(slots=True)
+class Part:
+    """A stretch of the skeleton: one control token (``token_id``) or text to tokenise (literals and slots).
+
+    ``after`` is the template's character right before a text, empty after a control token or a content.
+    """
+
+    trained: bool
+    token_id: int | None = None
+    pieces: list[str | Slot] = field(default_factory=list)
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The parts of a conversation, and how many of them come before the last answer.
+
+    The outlines are the whole text the template writes, and its generation prompt, as literals and slots.
+    """
+
+    parts: list[Part]
+    prompt_parts: int
+    outline: list[str | Slot]
+    prompt_outline: list[str | Slot]
+
+
+def render(tokenizer, messages: list[dict], generation_prompt: bool = False) -> str:
+    """Render the tokenizer's own chat template as text. Raises what the template raises."""
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=generation_prompt, date_string=TEMPLATE_DATE
+    )
+
+
+def build_skeleton(tokenizer, special_tokens: dict, roles: tuple[str, ...]) -> Skeleton:
+    """Build the skeleton of a conversation of these roles; the last one is the assistant's.
+
+    ``special_tokens`` maps text to (id, strips white space left, right). Raises UserError 65 when the template refuses
+    these roles, 78 when the template cannot be used for training (it loses a turn, or its generation prompt is not
+    what precedes an answer).
+    """
+    marked = [{"role": role, "content": f"{_PAD}\ue000{i}\ue001{_PAD}"} for i, role in enumerate(roles)]
+    try:
+        full = render(tokenizer, marked)
+        turns = [
+            (render(tokenizer, marked[:i], True), full if i == len(roles) - 1 else render(tokenizer, marked[: i + 1]))
+            for i, role in enumerate(roles)
+            if role == "assistant"
+        ]
+    except UserError:
+        raise
+    except Exception as error:  # a template raises jinja2 errors of its own wording
+        raise UserError(
+            Problem(f"the chat template refuses the roles {' → '.join(roles)}: {error}"), ExitCode.DATA
+        ) from error
+    literals, slots = _split(full)
+    _check_complete(roles, slots)
+    if not full.startswith(turns[-1][0]):
+        raise UserError(
+            Problem(
+                "the chat template's generation prompt is not what it writes before an answer",
+                "training and use would see different prompts",
+                "use a tokenizer with another chat template",
+            ),
+            ExitCode.CONFIG,
+        )
+    builder = _Builder(special_tokens, tokenizer.eos_token_id)
+    position = {slot.index: at for at, slot in enumerate(slots)}
+    bounds = {}
+    assistants = [i for i, role in enumerate(roles) if role == "assistant"]
+    for turn, (prompt, through) in zip(assistants, turns, strict=True):
+        at = position[turn]
+        head = _SENTINEL.split(prompt)[-1]
+        if not literals[at].startswith(head):
+            head = literals[at]
+        after = _common_prefix(_SENTINEL.split(through)[-1], literals[at + 1])
+        bounds[at] = (len(head), after, turn == assistants[-1])
+    for at, literal in enumerate(literals):
+        before = bounds.get(at - 1)
+        if before:
+            _, after, last = before
+            rest = builder.end_turn(literal, after, last)
+            if last:
+                break
+            literal = rest
+        if at in bounds:
+            cut = bounds[at][0]
+            builder.add_literal(literal[: len(literal) - (len(literals[at]) - cut)])
+            builder.start_answer(literals[at][cut:])
+        else:
+            builder.add_literal(literal)
+        if at < len(slots):
+            builder.add_slot(slots[at])
+    return Skeleton(builder.parts, builder.prompt_parts, _outline(full), _outline(turns[-1][0]))
+
+
+class _Builder:
+    """Collects parts; adjoining text becomes one part, because a tokenizer may join words across its seams."""
+
+    def __init__(self, special_tokens: dict, eos_token_id: int | None):
+        self.special_tokens = special_tokens
+        self.eos_token_id = eos_token_id
+        self.parts: list[Part] = []
+        self.trained = False
+        self.prompt_parts = 0
+        self.last_character = ""
+        self.open = False
+        escaped = sorted(map(re.escape, special_tokens), key=len, reverse=True)
+        self.pattern = re.compile("|".join(escaped)) if escaped else re.compile(r"(?!)")
+
+    def add_literal(self, literal: str) -> None:
+        start = 0
+        for match in self.pattern.finditer(literal):
+            token_id, strips_left, strips_right = self.special_tokens[match.group()]
+            text = literal[start : match.start()]
+            self._add_text(text.rstrip() if strips_left else text)
+            self.parts.append(Part(self.trained, token_id=token_id))
+            self.open, self.last_character = False, ""
+            start = match.end()
+            if strips_right:
+                start += len(literal[start:]) - len(literal[start:].lstrip())
+        self._add_text(literal[start:])
+
+    def add_slot(self, slot: Slot) -> None:
+        self._text_part().pieces.append(slot)
+        self.last_character = ""
+
+    def start_answer(self, literal: str) -> None:
+        self.open, self.trained = False, True
+        self.prompt_parts = len(self.parts)
+        self.add_literal(literal)
+
+    def end_turn(self, literal: str, after: str, last: bool) -> str:
+        """Add the trained end of an answer and return what is left of the literal.
+
+        The end of the turn is the first control token after the content; where the template has none, the last turn
+        gets the end-of-sequence token.
+        """
+        match = self.pattern.search(after)
+        if match:
+            self.add_literal(literal[: match.end()])
+        elif last:
+            if self.eos_token_id is None:
+                raise UserError(
+                    Problem("neither the chat template nor the tokenizer has a token that ends an answer"),
+                    ExitCode.CONFIG,
+                )
+            self.parts.append(Part(True, token_id=self.eos_token_id))
+        self.open, self.trained, self.last_character = False, False, ""
+        return literal[match.end() :] if match else literal
+
+    def _add_text(self, text: str) -> None:
+        if text:
+            self._text_part().pieces.append(text)
+            self.last_character = text[-1]
+
+    def _text_part(self) -> Part:
+        if not self.open:
+            self.parts.append(Part(self.trained, after=self.last_character))
+            self.open = True
+        return self.parts[-1]
+
+
+def _split(rendered: str) -> tuple[list[str], list[Slot]]:
+    """Split at the sentinels: n slots, n + 1 literals."""
+    fields = _SENTINEL.split(rendered)
+    slots = [
+        Slot(int(fields[i + 1]), strip_left=not fields[i], strip_right=not fields[i + 2])
+        for i in range(1, len(fields), 4)
+    ]
+    return fields[::4], slots
+
+
+def _outline(rendered: str) -> list[str | Slot]:
+    literals, slots = _split(rendered)
+    return [piece for pair in zip(literals, [*slots, None], strict=True) for piece in pair if piece]
+
+
+def _check_complete(roles: tuple[str, ...], slots: list[Slot]) -> None:
+    found = [slot.index for slot in slots]
+    lost = [role for i, role in enumerate(roles) if i not in found]
+    if lost or len(found) != len(roles):
+        what = f"leaves out the {lost[0]}'s turn" if lost else "writes a turn twice"
+        raise UserError(
+            Problem(f"the chat template {what} (roles {' → '.join(roles)})", next_step="use another chat template"),
+            ExitCode.CONFIG,
+        )
+
+
+def _common_prefix(a: str, b: str) -> str:
+    return os.path.commonprefix([a, b])
