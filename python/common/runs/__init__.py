@@ -1,0 +1,58 @@
+"""The run folder: who holds it, what it says about itself, how it is started and read. Nothing here knows torch.
+
+    folders     where runs live, names, atomic JSON
+    processes   who a process is, so that a reused pid is never mistaken for a run
+    lock        the one holder of a run folder
+    claim       taking a folder for a new run, and every reason not to
+    log         where the output of a run goes
+    run         class Run: what a training command holds while it trains
+    status      what anyone else may read: state, progress, and why a run is not running
+    launch      starting a run in the background
+
+A training command does::
+
+    with runs.Run.create(name, output) as run:     # takes the lock; output still goes where it went
+        run.write_manifest({...})                  # the run begins: run.json, and train.log from here on
+        run.update_status("training", step=1, total_steps=30)
+        if run.stop_requested():
+            ...                                    # save, then
+            raise StoppedRun("stopped at step 7")  # state `stopped`, exit code 75
+"""
+
+from common.runs.claim import check_available
+from common.runs.folders import (
+    RESERVED_NAMES,
+    ROOT,
+    check_run_name,
+    list_runs,
+    read_json,
+    run_folder,
+    runs_dir,
+    write_json,
+)
+from common.runs.run import Run
+from common.runs.status import FINAL_STATES, STATES, read_status
+
+__all__ = [
+    "FINAL_STATES",
+    "RESERVED_NAMES",
+    "ROOT",
+    "RUNS_DIR",
+    "STATES",
+    "Run",
+    "check_available",
+    "check_run_name",
+    "list_runs",
+    "read_json",
+    "read_status",
+    "run_folder",
+    "runs_dir",
+    "write_json",
+]
+
+
+def __getattr__(name: str):
+    """Serve ``RUNS_DIR`` afresh each time, so that RECETARIO_RUNS may be set after the import."""
+    if name == "RUNS_DIR":
+        return runs_dir()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

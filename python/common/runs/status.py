@@ -1,0 +1,97 @@
+"""What a run says about itself, and what became of it when it says nothing any more."""
+
+import json
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from common.runs import processes
+from common.runs.folders import MANIFEST_FILE
+from common.runs.lock import is_held, read_holder
+from common.runs.log import LOG_FILE, last_lines
+
+STATUS_FILE = "status.json"
+STOP_REQUEST_FILE = "stop-request"
+FINAL_STATES = ("stopped", "failed", "completed")
+STATES = ("starting", "training", "evaluating", "saving", *FINAL_STATES)  # `crashed` is found out, never written
+_SILENCE_S = 900.0  # the longest step of a 7B on two cores is a few minutes
+
+
+def read_status(folder: Path | str, log_lines: int = 3) -> dict:
+    """Return status.json of the run in ``folder`` with what only an observer can add. Never raises for a bad run.
+
+    Added: ``running`` (somebody holds the lock), ``state`` (`crashed` when nobody does and no end was recorded),
+    ``reason`` (why it does not run, in words), ``elapsed_s`` of the last attempt, ``last_log_lines``.
+    """
+    folder = Path(folder)
+    status = _load(folder / STATUS_FILE)
+    recorded = status.get("state")
+    running = is_held(folder)
+    if running and recorded in (None, *FINAL_STATES):  # the lock is taken, its first status not yet written
+        status = {**read_holder(folder), "state": "starting"}
+    elif not running and recorded not in FINAL_STATES:
+        status["state"] = "crashed"
+    status["name"] = folder.name
+    status["running"] = running
+    status["reason"] = _explain_running(status) if running else _explain_end(status)
+    if running:
+        status["elapsed_s"] = _live_elapsed_s(status)
+        if status.get("pid"):
+            status["rss_gib"] = processes.rss_gib(status["pid"]) or status.get("rss_gib")
+    else:
+        status.pop("eta_s", None)
+    status["stop_requested"] = running and (folder / STOP_REQUEST_FILE).exists()
+    status["recipe"] = _load(folder / MANIFEST_FILE).get("recipe")
+    status["last_log_lines"] = last_lines(folder / LOG_FILE, log_lines)
+    return status
+
+
+def _load(path: Path) -> dict:
+    """Return the JSON object in ``path``, {} when it is missing or damaged, as after a power cut."""
+    with suppress(OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _live_elapsed_s(status: dict) -> float | None:
+    began_s = status.get("started_boot_clock_s")
+    if began_s is None or status.get("boot_id") != processes.boot_id():
+        return status.get("elapsed_s")
+    return round(max(0.0, processes.boot_clock_s() - began_s), 1)
+
+
+def _explain_running(status: dict) -> str:
+    process = processes.read_process(status["pid"]) if status.get("pid") else None
+    if process is not None and process.state in ("T", "t"):
+        return f"suspended: kill -CONT {process.pid} lets it go on"
+    elapsed_s, live_s = status.get("elapsed_s"), _live_elapsed_s(status)
+    if elapsed_s is not None and live_s is not None and live_s - elapsed_s > _SILENCE_S:
+        return f"no sign of progress for {(live_s - elapsed_s) / 60:.0f} minutes"
+    return ""
+
+
+def _explain_end(status: dict) -> str:
+    name, state = status["name"], status["state"]
+    if state == "stopped":
+        return f"stopped on request; make resume RUN={name} continues it"
+    if state == "failed":
+        return f"exit code {status.get('exit_code')}: {status.get('error')}"
+    if state == "crashed":
+        return f"{_explain_crash(status)}; last sign of life {status.get('updated_at', 'unknown')}"
+    return ""
+
+
+def _explain_crash(status: dict) -> str:
+    if "pid" not in status:
+        return "left no readable status"
+    if status.get("boot_id") != processes.boot_id():
+        if status.get("host") != socket.gethostname():
+            return f"ran on another machine ({status.get('host')}) and does not run there under this lock any more"
+        return "the machine was restarted"
+    before = status.get("oom_kills") or {}
+    now = processes.count_oom_kills(before["source"]) if before.get("source") else None
+    if now is not None and now > before["count"]:
+        rise = f"oom_kill in {before['source']} rose from {before['count']} to {now} since it began"
+        return f"killed, most likely for lack of memory ({rise}; peak {status.get('peak_rss_gib')} GiB)"
+    return f"process {status['pid']} was killed from outside (no end was recorded, no out-of-memory kill was counted)"
