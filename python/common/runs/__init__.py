@@ -7,7 +7,7 @@
     log         where the output of a run goes
     run         class Run: what a training command holds while it trains
     status      what anyone else may read: state, progress, and why a run is not running
-    launch      starting a run in the background
+    launch      starting a run, in the foreground or the background (imported by the commands that do)
 
 A training command does::
 

@@ -19,7 +19,7 @@ from common.runs.log import LOG_FILE, capture_output
 from common.runs.status import STATES, STATUS_FILE, STOP_REQUEST_FILE
 
 METRICS_FILE = "metrics.jsonl"
-LAUNCH_VARIABLE = "RECETARIO_LAUNCH"  # a token of the background launcher, inherited by every process of the run
+LAUNCH_VARIABLE = "RECETARIO_LAUNCH"  # NAME:TOKEN from the background launcher, inherited by all the run's processes
 _STATUS_INTERVAL_S = 1.0
 _SECOND_SIGNAL_S = 1.0
 
@@ -46,13 +46,14 @@ class Run:
         self._written_s = -_STATUS_INTERVAL_S
         self._started_s = processes.boot_clock_s()
         self._guard = threading.RLock()
-        session = os.getsid(0) if LAUNCH_VARIABLE in os.environ else None
+        launch = os.environ.get(LAUNCH_VARIABLE, "")
+        launched = launch.startswith(f"{name}:")  # else it is that of a run which has started this one as a part
         self._status = {
             "name": name,
             "state": "starting",
             **processes.Identity.of_self().to_json(),
-            "session": session,
-            "launch": os.environ.get(LAUNCH_VARIABLE),
+            "session": os.getsid(0) if launched else None,
+            "launch": launch if launched else None,
             "resumed": resumed,
             "started_at": utc_now(),
             "started_boot_clock_s": round(self._started_s, 3),
@@ -195,6 +196,7 @@ class Run:
                 "host": socket.gethostname(),
                 "boot_id": self._status["boot_id"],
                 "resumed": self.resumed,
+                "launch": self._status["launch"],
             }
         )
         self._write_file(MANIFEST_FILE, self._manifest)

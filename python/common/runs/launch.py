@@ -1,0 +1,117 @@
+"""Starting a training command, in the foreground or so that it outlives the terminal.
+
+In the background the child gets a session of its own, with SIGHUP ignored before it runs: a closing terminal cannot
+reach it, whatever its libraries do to signal handlers. Until it holds the lock it writes to a launch log of its own,
+so a start that loses, or fails early, leaves nothing in the log of the run that holds the name.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from common.errors import ExitCode, Problem, UserError
+from common.runs.claim import write_error
+from common.runs.folders import MANIFEST_FILE, ROOT, read_json, runs_dir
+from common.runs.log import LAUNCH_LOG_VARIABLE, clean_line
+from common.runs.run import LAUNCH_VARIABLE
+
+# Training reads local files only, and its log is for reading: no questions to the hub, no bars, no buffering.
+TRAINING_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+_POLL_S = 0.05
+
+
+def command_line(script: str, *arguments: str) -> list[str]:
+    """Return the command that runs ``script`` (a path in the project) with this Python.
+
+    UserError 78 when there is no such script in the project: a manifest is data, it may not name just any program.
+    """
+    path = (ROOT / script).resolve()
+    if not path.is_relative_to(ROOT) or path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            Problem(f"'{script}' is no command of this project", "commands are files in python/"), ExitCode.CONFIG
+        )
+    return [sys.executable, str(path), *arguments]
+
+
+def replace_by(command: list[str]) -> None:
+    """Become ``command``, in the foreground; does not return."""
+    sys.stdout.flush()
+    os.execve(command[0], command, training_environment())
+
+
+def check_first(command: list[str]) -> None:
+    """Run the pre-flight of ``command``, its output for the user; leave with its exit code when it finds something."""
+    sys.stdout.flush()
+    code = subprocess.run([*command, "--check"], env=training_environment(), check=False).returncode
+    if code != 0:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def start_in_background(command: list[str], name: str) -> int:
+    """Start ``command`` as run ``name`` and return its pid once the run has begun: lock held, manifest written.
+
+    When it ends before that, what it said goes to stderr and SystemExit carries its exit code.
+    """
+    token = f"{name}:{uuid.uuid4().hex}"
+    environment = {**training_environment(), LAUNCH_VARIABLE: token}
+    launch_log = _make_launch_log()
+    environment[LAUNCH_LOG_VARIABLE] = str(launch_log)
+    try:
+        with launch_log.open("ab") as output:
+            before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited through exec
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+            signal.signal(signal.SIGHUP, before)
+        while not _has_begun(name, token):
+            code = child.poll()
+            if code is not None and not _has_begun(name, token):
+                _show_last_words(launch_log, name, child.pid)
+                raise SystemExit(code if code > 0 else 128 - code if code < 0 else int(ExitCode.INTERNAL))
+            time.sleep(_POLL_S)
+    finally:
+        with suppress(OSError):
+            launch_log.unlink()
+    child.returncode = 0  # it is on its own now: no warning that it was not waited for
+    return child.pid
+
+
+def training_environment() -> dict[str, str]:
+    """Return this environment with the defaults of training; what the user has set stays."""
+    return {**TRAINING_ENVIRONMENT, **os.environ}
+
+
+def _make_launch_log() -> Path:
+    try:
+        runs_dir().mkdir(parents=True, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(prefix=".launch-", suffix=".log", dir=runs_dir())
+    except OSError as error:
+        raise write_error(error, runs_dir()) from error
+    os.close(descriptor)
+    return Path(path)
+
+
+def _has_begun(name: str, token: str) -> bool:
+    with suppress(UserError, OSError, LookupError):
+        return read_json(runs_dir() / name / MANIFEST_FILE)["attempts"][-1]["launch"] == token
+    return False
+
+
+def _show_last_words(launch_log: Path, name: str, pid: int) -> None:
+    lines = launch_log.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines:
+        lines = [f"process {pid} ended before the run began, and said nothing"]
+    for line in lines[-20:]:
+        print(clean_line(line), file=sys.stderr)

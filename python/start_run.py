@@ -1,0 +1,52 @@
+"""Start a recipe: in the background, so that it outlives the terminal, or with --foreground right here.
+
+  python python/start_run.py --recipe demo
+  python python/start_run.py --recipe ba-cpu --run mine --train mine.jsonl --epochs 2
+
+Options not listed here go to the recipe's command (see python python/finetune_ba.py --help). In the background the
+settings, data, disk, memory and model are checked first, here; the command returns when the run has begun.
+"""
+
+import sys
+
+from common import runs
+from common.errors import CommandParser, run_command
+from common.runs import launch
+from common.settings import load_recipe
+
+
+def main() -> None:
+    options, passed_on = read_options()
+    recipe = load_recipe(options.recipe, smoke=options.smoke)
+    name = runs.check_run_name(options.run or recipe.name)
+    command = launch.command_line(f"python/{recipe.command}.py", "--recipe", options.recipe, "--run", name)
+    command += ["--smoke"] * options.smoke + ["--output", options.output] * bool(options.output) + passed_on
+
+    if options.foreground:
+        launch.replace_by(command)
+    runs.check_available(name, options.output)
+    launch.check_first(command)
+
+    pid = launch.start_in_background(command, name)
+    print(describe_start(name, pid))
+
+
+def read_options():
+    parser = CommandParser(prog="start_run.py", description=__doc__)
+    parser.add_argument("--recipe", required=True, help="a name in recipes/, or a YAML file")
+    parser.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's name)")
+    parser.add_argument("--output", metavar="DIR", help="another folder for the run; runs/NAME becomes a link to it")
+    parser.add_argument("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
+    parser.add_argument("--foreground", action="store_true", help="train here; Ctrl-C saves and stops")
+    return parser.parse_known_args(sys.argv[1:])
+
+
+def describe_start(name: str, pid: int) -> str:
+    return f"""run {name} is on its way: process {pid}, log {runs.runs_dir() / name / "train.log"}
+  make status RUN={name}    how far it is
+  make logs RUN={name}      what it says (Ctrl-C ends the reading, not the run)
+  make stop RUN={name}      save and end; make resume RUN={name} goes on"""
+
+
+if __name__ == "__main__":
+    run_command(main)
