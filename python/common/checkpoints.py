@@ -1,10 +1,12 @@
 """Checkpoints that can be trusted: committed when complete, verified before use, rotated by step.
 
 The stock trainer writes straight into ``checkpoint-N``. Here such a folder counts only once ``COMMIT.json`` lies in it:
-every file synced to disk and hashed, and the commit itself written last and atomically. A run killed inside a save leaves
-a folder without a commit; the next start moves it out of the way (never deletes it) and takes the commit before it.
+every file synced to disk and hashed, and the commit itself written last and atomically. A run killed inside a save
+leaves a folder without a commit; the next start moves it out of the way (never deletes it) and takes the one before.
 """
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -32,6 +34,11 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
     return sorted((p for p in run_folder.glob("checkpoint-*") if _NAME.fullmatch(p.name) and p.is_dir()), key=step_of)
 
 
+def is_committed(folder: Path) -> bool:
+    """True when ``folder`` was declared complete; whether it still is, :func:`find_damage` tells."""
+    return (folder / COMMIT).is_file()
+
+
 def commit_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     """Declare ``folder`` complete: sync and hash every file, then write COMMIT.json atomically."""
     files = {}
@@ -40,19 +47,22 @@ def commit_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         files[str(path.relative_to(folder))] = sha256_of(path)
     sync_folder(folder)
-    write_json(folder / COMMIT, {"step": step_of(folder), "fingerprint": dict(fingerprint), "files": files})
+    commit = {"step": step_of(folder), "fingerprint": dict(fingerprint), "files": files}
+    write_json(folder / COMMIT, commit | {"sha256": _seal(commit)})
     sync_folder(folder.parent)
 
 
 def find_damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None when it is committed and every file is as it was."""
-    if not (folder / COMMIT).is_file():
+    if not is_committed(folder):
         return "it was never completed"
     try:
-        files = dict(read_json(folder / COMMIT)["files"])
-    except (UserError, OSError, KeyError, TypeError, ValueError):
+        commit = read_json(folder / COMMIT)
+    except (UserError, OSError):
         return f"{COMMIT} cannot be read"
-    for name, digest in files.items():
+    if commit.pop("sha256", None) != _seal(commit):
+        return f"{COMMIT} has changed"
+    for name, digest in commit["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -89,7 +99,7 @@ def compare_fingerprints(folder: Path, current: Mapping[str, Any]) -> list[str]:
 
 def rotate_checkpoints(run_folder: Path, keep: int) -> None:
     """Delete the oldest committed checkpoints until ``keep`` (at least 2) are left. The order is that of the steps."""
-    committed = [folder for folder in list_checkpoints(run_folder) if (folder / COMMIT).is_file()]
+    committed = [folder for folder in list_checkpoints(run_folder) if is_committed(folder)]
     for folder in committed[: -max(keep, 2)]:
         (folder / COMMIT).unlink()  # first: a half-deleted folder must not look complete
         shutil.rmtree(folder)
@@ -112,6 +122,11 @@ def require_space(run_folder: Path, needed_bytes: int) -> None:
 def size_bytes(folder: Path) -> int:
     """Return the total size of the files in a folder."""
     return sum(path.stat().st_size for path in _files(folder))
+
+
+def _seal(commit: Mapping[str, Any]) -> str:
+    """Return the sha256 of a commit's own content."""
+    return hashlib.sha256(json.dumps(commit, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -65,18 +65,19 @@ def count_parameters(model) -> tuple[int, int]:
 
 
 def save_adapter(model, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json into ``folder``.
-
-    Raises UserError (70) when the adapter has learned nothing: a B matrix that is still zero was never trained.
-    """
-    import torch
-
-    untouched = [n for n, p in model.named_parameters() if "lora_B" in n and not torch.any(p)]
-    if untouched:
-        what = f"{len(untouched)} LoRA B matrices are still zero after training, {untouched[0]} for one"
-        raise UserError(Problem(what, "a trained adapter", "is the learning rate 0?"), ExitCode.INTERNAL)
+    """Write adapter_model.safetensors and adapter_config.json into ``folder``."""
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own model card says nothing about this run
+
+
+def require_trained(model) -> None:
+    """Raise UserError (70) when the adapter has learned nothing: a B matrix that is still zero was never trained."""
+    import torch
+
+    untouched = [name for name, weight in model.named_parameters() if "lora_B" in name and not torch.any(weight)]
+    if untouched:
+        what = f"{len(untouched)} LoRA B matrices are still zero after training, {untouched[0]} for one"
+        raise UserError(Problem(what, "a trained adapter", "did the learning rate stay 0?"), ExitCode.INTERNAL)
 
 
 def load_adapter(model, folder: Path):

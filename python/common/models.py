@@ -1,7 +1,7 @@
 """Base models and tokenizers: found on this machine, checked file by file, loaded safely.
 
-Only safetensors are read, no code of a model is run, and nothing is fetched: fetching is `make download`. A tensor that is
-missing or unexpected is an error, not a warning.
+Only safetensors are read, no code of a model is run, and nothing is fetched: fetching is `make download`. A tensor that
+is missing or unexpected is an error, not a warning.
 """
 
 import json
@@ -38,16 +38,19 @@ def find_model(settings: ModelSettings) -> Path:
     folder = model_folder(name)
     if (folder / MARKER).is_file():
         _require_revision(folder, revision)
-        return folder
+    if folder.is_dir() and not check_model_folder(folder):
+        return folder  # without a marker it was copied here by hand: complete, of a revision nobody can tell
     cached = _find_in_hub_cache(name, revision)
     if cached:
         return cached
     fetch = f"make download MODEL={name}" + (f" REVISION={revision}" if revision else "")
     state = "is only half here" if folder.is_dir() else "is not on this machine"
-    raise UserError(
-        Problem(f"model {name} {state}", f"it belongs in {folder}", f"run: {fetch}"),
-        ExitCode.NO_INPUT,
-    )
+    raise UserError(Problem(f"model {name} {state}", f"it belongs in {folder}", f"run: {fetch}"), ExitCode.NO_INPUT)
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Return what `make download` recorded of a model: its hub id, revision, and each file's size and sha256."""
+    return read_json(folder / MARKER)
 
 
 def check_model_folder(folder: Path) -> list[Problem]:
@@ -74,7 +77,7 @@ def verify_hashes(folder: Path, hashes: dict[str, str]) -> None:
     marker = folder / MARKER
     if not marker.is_file():
         return
-    recorded = read_json(marker)["files"]
+    recorded = read_marker(folder)["files"]
     remedy = f"delete {folder} and run make download again"
     problems = [
         Problem(f"{folder / name} is not the file that was downloaded", "its sha256 differs", remedy)
@@ -120,6 +123,7 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
+    _silence_transformers()
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
         options["quantization_config"] = _nf4_config()
@@ -132,6 +136,7 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with all that is wrong, instead of a traceback
             **options,
         )
     except (SafetensorError, OSError) as error:
@@ -143,6 +148,14 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
             ExitCode.NO_INPUT,
         )
     return model
+
+
+def _silence_transformers() -> None:
+    """No progress bars and no reports from loading: what matters is checked and said here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _nf4_config():
@@ -159,7 +172,7 @@ def _nf4_config():
 
 
 def _require_revision(folder: Path, revision: str | None) -> None:
-    have = read_json(folder / MARKER).get("revision")
+    have = read_marker(folder)["revision"]
     if revision and have != revision:
         raise UserError(
             Problem(

@@ -1,0 +1,178 @@
+"""What a finished training leaves behind: the adapter with its tokenizer, its card and figures, and the loss plot."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.hardware import peak_rss_gib
+from common.hashing import sha256_of
+from common.methods import count_parameters, require_trained, save_adapter
+from common.progress import read_epochs
+from common.runs import Run, write_json
+from common.runs.folders import sync_folder
+from common.settings import Recipe
+
+DONE = "DONE.json"
+
+
+def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
+    """Write the finished adapter into the run's folder and return training_info.json's content.
+
+    Everything is written to a folder beside it, compared with the model in memory, and then moved in; DONE.json, with
+    the sha256 of every file, comes last. Raises UserError (70) when the adapter never learned or reads back otherwise.
+    """
+    run.update_status("saving")
+    require_trained(trainer.model)
+    info = describe_training(run, recipe, trainer)
+    draft = run.folder / ".final"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    save_adapter(trainer.model, draft)
+    _compare_with_memory(draft, trainer.model)
+    trainer.processing_class.save_pretrained(draft)
+    write_json(draft / "training_info.json", info)
+    (draft / "README.md").write_text(model_card(run, recipe, info), encoding="utf-8")
+    plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / "loss.png")
+
+    files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
+    for name in files:
+        (draft / name).replace(run.folder / name)
+    draft.rmdir()
+    sync_folder(run.folder)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run.folder / DONE, {"finished_at": now, "global_step": trainer.state.global_step, "files": files})
+    print(f"finished: adapter, tokenizer and card are in {run.folder}")
+    return info
+
+
+def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
+    """Return the figures and every hyper-parameter of a training, as kept in training_info.json."""
+    trainable, total = count_parameters(trainer.model)
+    epochs = read_epochs(run.folder)
+    last = epochs[-1] if epochs else {}
+    settings = recipe.to_dict()
+    return {
+        "recipe": recipe.name,
+        "base_model": recipe.model.name,
+        "epochs": recipe.training.epochs,
+        "train_examples": len(trainer.train_dataset),
+        "val_examples": len(trainer.eval_dataset),
+        "trainable_params": trainable,
+        "total_params": total,
+        "trainable_percentage": round(100 * trainable / total, 4),
+        "steps": trainer.state.global_step,
+        "train_loss": last.get("train_loss"),
+        "eval_loss": last.get("eval_loss"),
+        "peak_rss_gib": round(peak_rss_gib(), 3),
+        "precision": recipe.model.precision,
+        "revision": recipe.model.revision,
+        **{f"data_{key}": value for key, value in settings["data"].items()},
+        **{f"method_{key}": value for key, value in settings["method"].items()},
+        **{key: value for key, value in settings["training"].items() if key != "epochs"},
+    }
+
+
+def plot_losses(log_history: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the training loss of each logged step and the validation loss of each epoch into a PNG."""
+    from matplotlib.figure import Figure
+
+    steps = [entry for entry in log_history if "loss" in entry]
+    judged = [entry for entry in epochs if entry["eval_loss"] is not None]
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([e["step"] for e in steps], [e["loss"] for e in steps], color="#8fa8c8", linewidth=1.2, label="training")
+    axes.plot(
+        [e["global_step"] for e in judged],
+        [e["eval_loss"] for e in judged],
+        color="#c1440e",
+        marker="o",
+        linewidth=1.8,
+        label="validation",
+    )
+    for entry in judged:
+        place = (entry["global_step"], entry["eval_loss"])
+        axes.annotate(f"{entry['eval_loss']:.3f}", place, xytext=(0, 8), textcoords="offset points", ha="center")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss per trained token (nats)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def model_card(run: Run, recipe: Recipe, info: Mapping[str, Any]) -> str:
+    """Return the README.md of an adapter, in the hub's format; no path outside the project is in it."""
+    data = run.manifest().get("data", {})
+    files = "\n".join(
+        f"| {part} | {Path(entry['path']).name} | {entry['examples']} | `{entry['sha256'][:16]}…` |"
+        for part, entry in data.items()
+    )
+    numbers = "\n".join(
+        f"| {name} | {info[name]} |"
+        for name in (
+            *(f"method_{name}" for name in ("kind", "rank", "alpha", "dropout", "targets")),
+            *("precision", "epochs", "steps", "micro_batch", "gradient_accumulation", "learning_rate", "scheduler"),
+            *("warmup_steps", "weight_decay", "max_grad_norm", "seed", "trainable_params", "trainable_percentage"),
+            *("train_loss", "eval_loss"),
+        )
+    )
+    base = recipe.model.name if not Path(recipe.model.name).is_absolute() else Path(recipe.model.name).name
+    return _CARD.substitute(name=run.name, recipe=recipe.name, base=base, files=files, numbers=numbers)
+
+
+def _compare_with_memory(folder: Path, model) -> None:
+    """Raise UserError (70) unless the saved tensors are, bit for bit, those of the model."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    saved, live = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    same = saved.keys() == live.keys() and all(torch.equal(saved[name], live[name].cpu()) for name in saved)
+    if not same:
+        raise UserError(Problem("the saved adapter differs from the one in memory"), ExitCode.INTERNAL)
+
+
+_CARD = Template("""---
+base_model: $base
+library_name: peft
+pipeline_tag: text-generation
+tags: [lora, recetario]
+---
+
+# $name
+
+A LoRA adapter for `$base`, trained with the recipe `$recipe` of Recetario.
+
+## Data
+
+| part | file | examples | sha256 |
+|---|---|---|---|
+$files
+
+## Numbers
+
+| setting or result | value |
+|---|---|
+$numbers
+
+## How to load
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("$base")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+## Limits
+
+It answers in the manner of its training examples; what they do not show, it was not taught. The losses above are means
+over the answer's tokens. Whether it beats a better prompt is a matter of measurement: `make compare RUN=$name`.
+""")

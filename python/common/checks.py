@@ -1,0 +1,155 @@
+"""Is everything in place? One numbered list for `make doctor` and for the pre-flight of a training.
+
+Each check looks, changes nothing, and answers with what it found or with a :class:`Problem` that holds the remedy.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from common import footprint, hardware, models
+from common.errors import ExitCode, Problem, UserError
+from common.manifest import LOCK_FILE, locked_versions
+from common.runs import runs_dir
+from common.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check: ``found`` when all is well, else ``problems`` and the exit code they call for."""
+
+    title: str
+    found: str = ""
+    problems: tuple[Problem, ...] = ()
+    exit_code: ExitCode = ExitCode.OK
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def check_machine() -> list[Check]:
+    """Check what every recipe needs of the machine, and say what it has."""
+    return [
+        run_check("processor", check_processor),
+        run_check("jq", check_jq),
+    ]
+
+
+def run_check(title: str, look: Callable[[], str]) -> Check:
+    """Run one check; ``look`` returns what it found or raises UserError."""
+    try:
+        return Check(title, look())
+    except UserError as error:
+        return Check(title, problems=tuple(error.problems), exit_code=error.exit_code)
+
+
+def print_checks(checks: Iterable[Check]) -> None:
+    """Print a numbered ✓ or ✗ line for each check, and the remedies under those that failed."""
+    checks = list(checks)
+    width = max(len(check.title) for check in checks)
+    for number, check in enumerate(checks, start=1):
+        first = check.found if check.ok else str(check.problems[0])
+        print(f"{number:2} {'✓' if check.ok else '✗'} {check.title:<{width}}  {first}")
+        for problem in check.problems[1:]:
+            print(f"{'':{width + 6}}{problem}")
+
+
+def raise_problems(checks: Iterable[Check]) -> None:
+    """Raise one UserError with every problem found, with the exit code of the first; nothing when all is well."""
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise UserError([problem for check in failed for problem in check.problems], failed[0].exit_code)
+
+
+def check_python() -> str:
+    if sys.version_info[:2] < (3, 11):
+        raise UserError(
+            Problem(f"Python {sys.version.split()[0]}", "3.11 or newer", "make setup"), ExitCode.UNAVAILABLE
+        )
+    return sys.version.split()[0]
+
+
+def check_processor() -> str:
+    cores, reason = hardware.usable_cores()
+    flag = hardware.bf16_flag()
+    return f"{cores} cores ({reason}), " + (f"bf16 through {flag}" if flag else "no bf16 instructions: fp32 is faster")
+
+
+def check_jq() -> str:
+    path = shutil.which("jq")
+    if not path:
+        remedy = "apt-get install jq, or brew install jq"
+        raise UserError(Problem("jq is not installed", "the README's jq lines need it", remedy), ExitCode.UNAVAILABLE)
+    return path
+
+
+def check_versions() -> str:
+    """Compare every installed package with requirements.lock."""
+    locked = locked_versions()
+    problems = []
+    for name, wanted in locked.items():
+        try:
+            have = metadata.version(name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            continue  # for another platform, or for the tests only
+        if have != wanted:
+            problems.append(Problem(f"{name} {have} is installed", f"{LOCK_FILE.name} says {wanted}", "make setup"))
+    if problems:
+        raise UserError(problems, ExitCode.CONFIG)
+    return f"{len(locked)} packages as in {LOCK_FILE.name}"
+
+
+def check_model(settings: ModelSettings) -> str:
+    """Find the model on this machine and check its files, without loading it."""
+    folder = models.find_model(settings)
+    problems = models.check_model_folder(folder)
+    if problems:
+        raise UserError(problems, ExitCode.NO_INPUT)
+    linear, other = footprint.count_weights(models.read_config(folder))
+    return f"{folder}: {(linear + other) / 1e6:,.1f} million parameters"
+
+
+def check_memory(need: footprint.Footprint) -> str:
+    """Compare an estimate with the memory that is free."""
+    available, total = hardware.memory_gib()
+    if need.total > available:
+        what = f"about {need} needed, {available:.1f} of {total:.1f} GiB free"
+        remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"
+        raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
+    return f"about {need} of {available:.1f} GiB free"
+
+
+def check_disk(needed_gib: float, output: str | None) -> str:
+    """Compare what the checkpoints will take with the free space where the run is written."""
+    free = hardware.free_disk_gib(Path(output or runs_dir()))
+    if free < needed_gib:
+        what = f"{free:.1f} GiB free, {needed_gib:.1f} GiB needed for checkpoints"
+        raise UserError(
+            Problem(what, next_step="free some space, or OUTPUT=DIR on another disk"), ExitCode.CANNOT_CREATE
+        )
+    return f"{needed_gib:.2f} GiB needed of {free:.1f} GiB free"
+
+
+def check_writable(output: str | None = None) -> str:
+    """Write, sync, rename and delete a file where the run is written."""
+    folder = Path(output or runs_dir())
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".probe-", dir=folder)
+        try:
+            os.write(descriptor, b"probe")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        Path(name).replace(f"{name}-renamed")
+        Path(f"{name}-renamed").unlink()
+    except OSError as error:
+        problem = Problem(f"cannot write in {folder}: {error.strerror}", next_step="mend its rights, or OUTPUT=DIR")
+        raise UserError(problem, ExitCode.CANNOT_CREATE) from error
+    return str(folder)

@@ -1,0 +1,209 @@
+"""From a command line to a job that can start: settings, machine, data, model, memory and disk, all checked first.
+
+Nothing is written before everything has been looked at, and every problem found is reported at once.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import checkpoints, checks, footprint, hardware, models
+from common.errors import ExitCode, Problem, UserError
+from common.manifest import describe_run, fingerprint
+from common.runs import Run, check_available, read_json, run_folder
+from common.settings import ROOT, Recipe, recipe_from_options
+
+_COMFORT = 0.8  # an estimate above this share of the free memory is answered with activation checkpointing
+
+
+@dataclass
+class Job:
+    """A recipe with every choice made, and what it works on. ``data`` and ``model`` are what run.json records."""
+
+    recipe: Recipe
+    run_name: str
+    resume: bool = False
+    force: bool = False
+    model_folder: Path | None = None
+    tokenizer: Any = None
+    train_set: Sequence = ()
+    validation_set: Sequence = ()
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    breaks: list[str] = field(default_factory=list)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the result depends on, as kept in every checkpoint."""
+        return fingerprint(self.recipe, self.data, self.model)
+
+
+def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
+    """Return the job that a training command's options ask for, its settings checked and nothing else yet."""
+    if not args.resume:
+        recipe = recipe_from_options(args, options)
+        return Job(recipe, args.run or recipe.name, force=args.force)
+    given = [flag for flag, key in options.items() if getattr(args, key) is not None] + args.set
+    if not args.run or given:
+        what = f"--resume with {given[0]}" if given else "--resume without --run NAME"
+        allowed = "a resumed run keeps its settings: --resume --run NAME and nothing else"
+        raise UserError(Problem(what, allowed), ExitCode.USAGE)
+    path = run_folder(args.run) / "run.json"
+    if not path.is_file():
+        raise UserError(Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT)
+    return Job(Recipe.from_dict(read_json(path)["settings"]), args.run, resume=True, force=args.force)
+
+
+def prepare(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
+    """Make every choice and check everything a training needs; print a numbered line for each.
+
+    Raises UserError with all problems found and the exit code of the first. Writes nothing.
+    """
+    job = requested_job(args, options)
+    outcomes = check_job(job)
+    checks.print_checks(outcome for outcome in outcomes if outcome.ok)
+    checks.raise_problems(outcomes)
+    return job
+
+
+def check_job(job: Job) -> list[checks.Check]:
+    """Check and fill in ``job`` step by step; what depends on a step that failed is left out."""
+    recipe = job.recipe
+    outcomes = [
+        checks.run_check("run", lambda: _check_run(job)),
+        checks.run_check("versions", checks.check_versions),
+        checks.run_check("machine", lambda: _choose_machine(recipe)),
+        checks.run_check("model", lambda: _find_model(job)),
+    ]
+    parts = [part for part in ("train", "validation") if getattr(recipe.data, part)]
+    outcomes += [checks.run_check(part, lambda part=part: _load_part(job, part)) for part in parts]
+    if all(outcome.ok for outcome in outcomes[2:]):
+        outcomes += [
+            checks.run_check("separation", lambda: _check_separation(job)),
+            checks.run_check("memory", lambda: _choose_checkpointing(job)),
+            checks.run_check("disk", lambda: _check_disk(job)),
+        ]
+    outcomes.append(checks.run_check("writable", lambda: checks.check_writable(recipe.output.folder)))
+    return outcomes
+
+
+@contextmanager
+def open_run(job: Job):
+    """Hold the run of ``job`` while it trains: a new one with its manifest, or an existing one to carry on."""
+    import torch
+
+    from common.training import seed_everything
+
+    job.model |= {"files": models.hash_model_files(job.model_folder)}
+    models.verify_hashes(job.model_folder, job.model["files"])
+    if job.resume:
+        _check_unchanged(job)
+    run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)
+    with run:
+        if not job.resume:
+            run.write_manifest(describe_run(job.recipe, job.data, job.model))
+        elif job.breaks:
+            run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
+        torch.set_num_threads(job.recipe.training.threads)
+        seed_everything(job.recipe.training.seed)
+        yield run
+
+
+def _check_run(job: Job) -> str:
+    if job.resume:
+        return f"{job.run_name}, to be carried on"
+    return str(check_available(job.run_name, job.recipe.output.folder))
+
+
+def _choose_machine(recipe: Recipe) -> str:
+    """Settle device, precision and threads, so that the manifest, and a resumed run with it, has no "auto" left."""
+    device = hardware.pick_device(recipe.training.device)
+    precision = hardware.pick_precision(recipe.model.precision, device.value)
+    threads = hardware.pick_threads(recipe.training.threads)
+    recipe.training.device, recipe.model.precision = device.value, precision.value
+    recipe.training.threads = threads.value
+    chosen = {"device": device, "precision": precision, "threads": threads}
+    return "; ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in chosen.items())
+
+
+def _find_model(job: Job) -> str:
+    found = checks.check_model(job.recipe.model)
+    job.model_folder = models.find_model(job.recipe.model)
+    job.tokenizer = models.load_tokenizer(job.model_folder)
+    job.model = {
+        "name": job.recipe.model.name,
+        "revision": job.recipe.model.revision,
+        "path": str(job.model_folder),
+        "precision": job.recipe.model.precision,
+    }
+    return found
+
+
+def _load_part(job: Job, part: str) -> str:
+    """Read, check and (with a tokenizer at hand) encode the training or the validation examples."""
+    from common.chat import encode_examples
+    from common.data import load_examples
+
+    settings = job.recipe.data
+    loaded = load_examples(ROOT / getattr(settings, part), on_bad_row=settings.on_bad_row)
+    found = f"{len(loaded)} examples ({loaded.shape})"
+    job.data[part] = loaded.summary()
+    if job.tokenizer is None:
+        return found
+    encoded = encode_examples(
+        job.tokenizer,
+        loaded.examples,
+        max_length_tokens=settings.max_length_tokens,
+        on_overlong=settings.on_overlong,
+        loss_on=settings.loss_on,
+    )
+    job.data[part] |= encoded.summary()
+    setattr(job, f"{part}_set", encoded)
+    return found
+
+
+def _check_separation(job: Job) -> str:
+    return ""
+
+
+def _choose_checkpointing(job: Job) -> str:
+    """Settle whether activations are recomputed: only when memory asks for it."""
+    training = job.recipe.training
+    available, _ = hardware.memory_gib()
+    if training.activation_checkpointing == "auto":
+        fits = _estimate(job, checkpointing=False).total < _COMFORT * available
+        training.activation_checkpointing = "off" if fits else "on"
+    found = checks.check_memory(_estimate(job, checkpointing=training.activation_checkpointing == "on"))
+    return f"{found}; activation checkpointing {training.activation_checkpointing}"
+
+
+def _estimate(job: Job, *, checkpointing: bool) -> footprint.Footprint:
+    """Return the memory for a micro-batch of the longest examples."""
+    recipe = job.recipe
+    longest = max(len(example) for part in (job.train_set, job.validation_set) for example in part)
+    return footprint.estimate_training(
+        models.read_config(job.model_folder),
+        recipe.method,
+        recipe.model.precision,
+        recipe.training.micro_batch * longest,
+        checkpointing=checkpointing,
+    )
+
+
+def _check_disk(job: Job) -> str:
+    recipe = job.recipe
+    each = footprint.checkpoint_gib(models.read_config(job.model_folder), recipe.method)
+    return checks.check_disk((recipe.training.keep_checkpoints + 2) * each, recipe.output.folder)
+
+
+def _check_unchanged(job: Job) -> None:
+    """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint."""
+    newest = [
+        folder for folder in checkpoints.list_checkpoints(run_folder(job.run_name)) if checkpoints.is_committed(folder)
+    ]
+    job.breaks = checkpoints.compare_fingerprints(newest[-1], job.fingerprint()) if newest else []
+    if job.breaks and not job.force:
+        allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
+        raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)

@@ -1,0 +1,193 @@
+"""What a training tells its run: status, metrics, log lines, epochs, and when to save or stop."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from common import checkpoints
+from common.errors import ExitCode, Problem, StoppedRun, UserError
+from common.hardware import peak_rss_gib
+from common.runs import Run, write_json
+from common.settings import TrainingSettings
+
+EPOCH_INFO = "epoch_info.json"
+_WINDOW_STEPS = 50  # speed and remaining time follow the last so many steps
+
+
+class RunCallback(TrainerCallback):
+    """Keeps a run's status, metrics and checkpoints up to date while the trainer trains.
+
+    The order at the end of an epoch is: save and commit, then evaluate, then write the epoch down. So nothing is lost
+    when the run ends during a long evaluation; resumed, it evaluates first.
+    """
+
+    def __init__(self, run: Run, settings: TrainingSettings, trainer, fingerprint: Mapping[str, Any]):
+        self.run, self.settings, self.trainer, self.fingerprint = run, settings, trainer, fingerprint
+        self.stopped = False
+        self.epochs: list[dict[str, Any]] = []
+        self._step_times: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)  # seconds, tokens
+        self._evaluation_s = 0.0
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._checkpoint_bytes = 0
+
+    # ------------------------------------------------------------------------------------ called by the trainer
+
+    def on_train_begin(self, args, state, control, **_):
+        self.epochs = [entry for entry in read_epochs(self.run.folder) if entry["global_step"] <= state.global_step]
+        self._saved_step, self._saved_at = state.global_step, time.monotonic()
+        self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
+        self.complete_last_epoch()
+        if self.run.stop_requested():
+            raise StoppedRun(f"stopped before step {state.global_step + 1}; make resume RUN={self.run.name}")
+
+    def on_step_begin(self, args, state, control, **_):
+        self._step_started, self._tokens_before = time.monotonic(), self.trainer.tokens_seen
+
+    def on_step_end(self, args, state, control, **_):
+        self._step_times.append((time.monotonic() - self._step_started, self.trainer.tokens_seen - self._tokens_before))
+        self.run.update_status("training", step=state.global_step, epoch=round(state.epoch, 3), **self._speed(state))
+        if time.monotonic() - self._saved_at >= 60 * self.settings.save_every_minutes:
+            control.should_save = True
+        return self._obey(control)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" in logs:
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise diverged(f"the {name.replace('_', ' ')} is {logs[name]}", state.global_step)
+            self._report_step(state, logs)
+        elif "eval_loss" in logs:
+            self.run.append_metrics({"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]})
+
+    def on_epoch_end(self, args, state, control, **_):
+        if not self.stopped and state.global_step != self._saved_step:
+            control.should_save = True
+        return control
+
+    def on_prediction_step(self, args, state, control, **_):
+        self.run.update_status("evaluating")
+
+    def on_save(self, args, state, control, **_):
+        folder = self.run.folder / f"checkpoint-{state.global_step}"
+        self.run.update_status("saving")
+        checkpoints.commit_checkpoint(folder, self.fingerprint)
+        checkpoints.rotate_checkpoints(self.run.folder, self.settings.keep_checkpoints)
+        self._checkpoint_bytes = checkpoints.size_bytes(folder)
+        self._saved_step, self._saved_at = state.global_step, time.monotonic()
+        print(f"saved {folder.name}")
+        if self._at_epoch_end(state):
+            self._open_epoch(state)
+            self.complete_last_epoch()
+        self.run.update_status("training")
+        return self._obey(control)
+
+    # ------------------------------------------------------------------------------------------------- epochs
+
+    def complete_last_epoch(self) -> None:
+        """Evaluate and write down the last epoch, if that is still to be done."""
+        if not self.epochs:
+            self.epochs = read_epochs(self.run.folder)
+        if not self.epochs or self.epochs[-1]["eval_loss"] is not None or not self.trainer.eval_dataset:
+            return
+        started = time.monotonic()
+        entry = self.epochs[-1]
+        entry["eval_loss"] = self.trainer.evaluate().get("eval_loss")
+        self._evaluation_s = time.monotonic() - started
+        self._write_epochs()
+        if entry["eval_loss"] is not None:
+            self.run.update_status(eval_loss=entry["eval_loss"])
+            print(f"epoch {entry['epoch']:g}  train loss {entry['train_loss']:.4f}  eval loss {entry['eval_loss']:.4f}")
+
+    def _open_epoch(self, state) -> None:
+        """Add the epoch that just ended; its evaluation follows."""
+        start = self.epochs[-1]["global_step"] if self.epochs else 0
+        losses = [entry for entry in state.log_history if "loss" in entry and entry["step"] > start]
+        self.epochs.append(
+            {
+                "epoch": round(state.epoch, 6),
+                "train_loss": sum(entry["loss"] for entry in losses) / len(losses) if losses else None,
+                "eval_loss": None,
+                "learning_rate": losses[-1]["learning_rate"] if losses else None,
+                "global_step": state.global_step,
+                "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+                "checkpoint": f"checkpoint-{state.global_step}",
+            }
+        )
+        self._write_epochs()
+
+    def _write_epochs(self) -> None:
+        write_json(self.run.folder / EPOCH_INFO, self.epochs)
+
+    def _at_epoch_end(self, state) -> bool:
+        return state.global_step == state.max_steps or float(state.epoch).is_integer()
+
+    # ------------------------------------------------------------------------------------------------ stopping
+
+    def _obey(self, control):
+        """Turn a stop request into a save and a stop at this safe point."""
+        if self.run.stop_requested() and not self.stopped:
+            self.stopped = True
+            print("asked to stop: saving")
+        if self.stopped:
+            control.should_save = self.trainer.state.global_step != self._saved_step
+            control.should_training_stop = True
+        if control.should_save:
+            checkpoints.require_space(self.run.folder, self._checkpoint_bytes)
+        return control
+
+    # ------------------------------------------------------------------------------------------------ progress
+
+    def _speed(self, state) -> dict[str, float]:
+        seconds = sum(s for s, _ in self._step_times)
+        tokens = sum(t for _, t in self._step_times)
+        remaining = (state.max_steps - state.global_step) * seconds / len(self._step_times)
+        epochs_left = math.ceil(state.num_train_epochs) - int(state.epoch)
+        return {
+            "tokens_per_s": round(tokens / seconds, 1),
+            "step_s": round(seconds / len(self._step_times), 3),
+            "eta_s": round(remaining + self._evaluation_s * max(0, epochs_left), 1),
+        }
+
+    def _report_step(self, state, logs: Mapping[str, float]) -> None:
+        speed = self._speed(state)
+        record = {
+            "step": state.global_step,
+            "epoch": round(state.epoch, 4),
+            **{name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs},
+            "tokens_per_s": speed["tokens_per_s"],
+            "peak_rss_gib": round(peak_rss_gib(), 3),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self.run.append_metrics(record)
+        self.run.update_status(loss=logs["loss"])
+        print(
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
+            f"{speed['tokens_per_s']:.0f} tokens/s  {speed['step_s']:.2f} s/step  eta {format_duration(speed['eta_s'])}"
+        )
+
+
+def diverged(what: str, step: int) -> UserError:
+    """Return the error for a loss or gradient that is no longer finite at ``step``."""
+    remedy = "lower training.learning_rate, or make resume after mending the data: the last checkpoint is sound"
+    return UserError(Problem(f"{what} at step {step}", "a finite number", remedy), ExitCode.INTERNAL)
+
+
+def read_epochs(run_folder: Path) -> list[dict[str, Any]]:
+    """Return epoch_info.json of a run, [] when no epoch has ended yet."""
+    path = run_folder / EPOCH_INFO
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def format_duration(seconds: float) -> str:
+    """Return 3723 as "1:02:03"."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

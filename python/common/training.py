@@ -1,0 +1,195 @@
+"""Training: the one Trainer subclass and the callback that ties it to a run folder.
+
+What differs from the stock trainer: the order of examples depends on seed and epoch alone, evaluation is weighted by
+tokens and draws no random numbers, checkpoints are committed and hold no pickled arguments, and saving follows this
+project's rules (each epoch, every so many minutes, when asked to stop). Together they make a resumed run end with the
+bytes of an uninterrupted one.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from common import checkpoints
+from common.errors import StoppedRun
+from common.methods import save_adapter
+from common.preparation import Job
+from common.progress import RunCallback, diverged
+from common.runs import Run
+from common.settings import Recipe
+
+IGNORED = -100  # the label that cross-entropy leaves out
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch; call before an adapter is added, for its weights are random."""
+    set_seed(seed)
+
+
+def train(run: Run, job: Job, model) -> "RecipeTrainer":
+    """Train ``model`` in ``run`` from its newest sound checkpoint, or from the start, and return the trainer.
+
+    Raises StoppedRun when the run was asked to stop, UserError (70) when loss or gradient is no longer finite.
+    """
+    recipe, tokenizer = job.recipe, job.tokenizer
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "logs")
+    trainer = RecipeTrainer(
+        run=run,
+        model=model,
+        args=_training_arguments(run, recipe),
+        train_dataset=job.train_set,
+        eval_dataset=job.validation_set,
+        data_collator=Collator(tokenizer.pad_token_id),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    progress = RunCallback(run, recipe.training, trainer, job.fingerprint())
+    trainer.add_callback(progress)
+
+    checkpoint, notes = checkpoints.choose_checkpoint(run.folder)
+    for note in notes:
+        print(f"warning: {note}")
+    total_steps = trainer.count_steps()
+    if checkpoint and checkpoints.step_of(checkpoint) >= total_steps:
+        trainer.load_finished(checkpoint)  # killed between its last step and its end: only the end is missing
+        progress.complete_last_epoch()
+    else:
+        start = f"resuming at step {checkpoints.step_of(checkpoint)}" if checkpoint else "training"
+        print(f"{start}: {total_steps} optimizer steps")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if progress.stopped:
+        raise StoppedRun(f"stopped at step {trainer.state.global_step} of {total_steps}; make resume RUN={run.name}")
+    return trainer
+
+
+class Collator:
+    """Pad encoded examples on the right into ``input_ids``, ``attention_mask``, ``labels``, each [batch, longest]."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence) -> dict[str, torch.Tensor]:
+        longest = max(len(example.input_ids) for example in examples)
+        shape = (len(examples), longest)
+        input_ids = torch.full(shape, self.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED)
+        for row, example in enumerate(examples):
+            ids = torch.tensor(example.input_ids)
+            trained = torch.tensor(example.completion_mask, dtype=torch.bool)
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+            labels[row, : len(ids)] = torch.where(trained, ids, IGNORED)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class EpochOrder(torch.utils.data.Sampler):
+    """The order of the examples in an epoch: a permutation drawn from seed and epoch, and from nothing else."""
+
+    def __init__(self, size: int, seed: int, trainer: "RecipeTrainer"):
+        self.size, self.seed, self.trainer = size, seed, trainer
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self):
+        epoch = int(self.trainer.state.epoch or 0)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class RecipeTrainer(Trainer):
+    """transformers' Trainer with this project's data order, evaluation and checkpoints."""
+
+    def __init__(self, run: Run, **options):
+        self.run = run
+        self.tokens_seen = 0  # in this attempt, prompt and answer, no padding
+        super().__init__(**options)
+
+    def count_steps(self) -> int:
+        """Return the number of optimizer steps of the whole training."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        per_epoch = math.ceil(len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size))
+        per_epoch = max(1, math.ceil(per_epoch / self.args.gradient_accumulation_steps))
+        return math.ceil(self.args.num_train_epochs * per_epoch)
+
+    def load_finished(self, checkpoint: Path) -> None:
+        """Load adapter and state of a training that has no step left."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = type(self.state).load_from_json(str(checkpoint / "trainer_state.json"))
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
+        return EpochOrder(len(train_dataset or self.train_dataset), self.args.seed, self)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
+        return loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Return ``{"eval_loss": …}``, the mean over all trained tokens of the validation examples; {} when stopped.
+
+        Iterates without a DataLoader, which would draw from the random state that training continues with.
+        """
+        examples = eval_dataset or self.eval_dataset
+        size = self.args.eval_batch_size
+        loss_sum, tokens = 0.0, 0
+        self.model.eval()
+        for start in range(0, len(examples), size):
+            batch = self._prepare_inputs(self.data_collator(examples[start : start + size]))
+            with torch.no_grad():
+                loss_sum += self.model(**batch, num_items_in_batch=1).loss.item()
+            tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+            if self.run.stop_requested():
+                return {}
+        metrics = {f"{metric_key_prefix}_loss": loss_sum / max(tokens, 1)}
+        self.log(metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        save_adapter(self.model, Path(output_dir))
+
+
+def _training_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
+    """Map the recipe's numbers onto transformers' names. Saving and evaluating are driven by the run's callback."""
+    numbers = recipe.training
+    return TrainingArguments(
+        output_dir=str(run.folder),
+        num_train_epochs=numbers.epochs,
+        max_steps=numbers.max_steps or -1,
+        per_device_train_batch_size=numbers.micro_batch,
+        per_device_eval_batch_size=numbers.micro_batch,
+        gradient_accumulation_steps=numbers.gradient_accumulation,
+        learning_rate=numbers.learning_rate,
+        lr_scheduler_type=numbers.scheduler if numbers.scheduler != "constant" else "constant_with_warmup",
+        warmup_steps=numbers.warmup_steps,
+        weight_decay=numbers.weight_decay,
+        max_grad_norm=numbers.max_grad_norm,
+        optim="adamw_torch",
+        seed=numbers.seed,
+        data_seed=numbers.seed,
+        use_cpu=numbers.device == "cpu",
+        activation_checkpointing=numbers.activation_checkpointing == "on",
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=numbers.log_every_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        save_total_limit=None,
+        report_to=["tensorboard"],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+    )

@@ -1,0 +1,29 @@
+"""Check this machine and all that a recipe needs: one numbered line each, with the remedy where something is wrong."""
+
+from common.errors import CommandParser, run_command
+from common.settings import load_recipe
+
+
+def main() -> int:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("recipe", nargs="?", default="demo", help="a name in recipes/, or a YAML file")
+    parser.add_argument("--run", metavar="NAME", help="name the run would get (default: the recipe's name)")
+    parser.add_argument("--smoke", action="store_true", help="with the smoke overlay on top")
+    args = parser.parse_args()
+
+    recipe = load_recipe(args.recipe, smoke=args.smoke)
+
+    from common import checks
+    from common.preparation import Job, check_job
+
+    outcomes = checks.check_machine() + check_job(Job(recipe, args.run or recipe.name))
+    checks.print_checks(outcomes)
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    print(
+        f"\n{len(failed)} of {len(outcomes)} need attention" if failed else f"\nready: make train RECIPE={args.recipe}"
+    )
+    return failed[0].exit_code if failed else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,111 @@
+"""Model folders: what is refused and why, before and while loading. Run: pytest tests/unit/test_models.py"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from common import models
+from common.errors import ExitCode, UserError
+from common.hashing import sha256_of
+from common.runs import write_json
+from common.settings import ModelSettings
+
+WEIGHTS = "model.safetensors"
+
+
+def problems_of(folder):
+    return "\n".join(str(problem) for problem in models.check_model_folder(folder))
+
+
+def test_a_sound_folder_has_no_problems_and_loads(tiny_folder):
+    assert models.check_model_folder(tiny_folder) == []
+    assert models.load_model(tiny_folder, "fp32").dtype == torch.float32
+    assert models.load_model(tiny_folder, "bf16").dtype == torch.bfloat16
+
+
+def test_a_half_downloaded_file_is_named_with_both_sizes(tiny_folder):
+    weights = tiny_folder / WEIGHTS
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert f"has {size - 100:,} bytes, its header promises {size:,}" in problems_of(tiny_folder)
+    with pytest.raises(UserError) as caught:
+        models.load_model(tiny_folder)
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_a_git_lfs_pointer_is_recognised(tiny_folder):
+    (tiny_folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    assert "git-lfs pointer" in problems_of(tiny_folder)
+    assert "git lfs pull" in problems_of(tiny_folder)
+
+
+def test_pickled_weights_are_refused(tiny_folder):
+    (tiny_folder / WEIGHTS).rename(tiny_folder / "pytorch_model.bin")
+    assert "holds only .bin weights — safetensors only" in problems_of(tiny_folder)
+
+
+def test_every_missing_shard_is_listed(tiny_folder):
+    shards = {"a": "model-00001-of-00003.safetensors", "b": "model-00002-of-00003.safetensors", "c": WEIGHTS}
+    (tiny_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert problems_of(tiny_folder).count("is missing — the index lists 3") == 2
+
+
+def test_a_folder_without_tokenizer_or_config(tiny_folder):
+    (tiny_folder / "tokenizer.json").unlink()
+    assert "holds no tokenizer" in problems_of(tiny_folder)
+    (tiny_folder / "config.json").unlink()
+    assert "holds no config.json" in problems_of(tiny_folder)
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "misshapen"])
+def test_tensors_that_do_not_fit_are_an_error_not_a_warning(tiny_folder, change):
+    tensors = load_file(tiny_folder / WEIGHTS)
+    name = "model.layers.1.mlp.up_proj.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "unexpected":
+        tensors["model.layers.9.mlp.up_proj.weight"] = torch.zeros(3)
+    else:
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, tiny_folder / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match="layers"):
+        models.load_model(tiny_folder)
+
+
+def test_one_flipped_byte_is_found_by_the_recorded_hash(tiny_folder):
+    weights = tiny_folder / WEIGHTS
+    write_json(
+        tiny_folder / models.MARKER,
+        {"revision": "abc", "files": {WEIGHTS: {"size": weights.stat().st_size, "sha256": sha256_of(weights)}}},
+    )
+    models.verify_hashes(tiny_folder, models.hash_model_files(tiny_folder))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="is not the file that was downloaded") as caught:
+        models.verify_hashes(tiny_folder, models.hash_model_files(tiny_folder))
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_a_model_that_is_not_here_names_the_command_that_fetches_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="run: make download MODEL=org/name REVISION=abc") as caught:
+        models.find_model(ModelSettings(name="org/name", revision="abc"))
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+    with pytest.raises(UserError, match="no model folder './nowhere'"):
+        models.find_model(ModelSettings(name="./nowhere"))
+
+
+def test_a_downloaded_model_is_found_and_its_revision_checked(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    folder = models.model_folder("org/name")
+    folder.parent.mkdir(parents=True)
+    tiny_folder.rename(folder)
+    assert models.find_model(ModelSettings(name="org/name", revision="abc")) == folder  # copied by hand
+    write_json(folder / models.MARKER, {"revision": "abc", "files": {}})
+    assert models.find_model(ModelSettings(name="org/name", revision="abc")) == folder
+    with pytest.raises(UserError, match="holds revision abc, the recipe asks for def") as caught:
+        models.find_model(ModelSettings(name="org/name", revision="def"))
+    assert caught.value.exit_code == ExitCode.CONFIG

@@ -1,0 +1,132 @@
+"""Settings: layers, types, limits, and every problem at once. Run: pytest tests/unit/test_settings.py"""
+
+import pytest
+import yaml
+
+from common import settings
+from common.errors import ExitCode, UserError
+from common.settings import Recipe, load_recipe, recipe_from_options, recipe_names, recipe_parser
+
+OPTIONS = {"--lr": "training.learning_rate", "--quantization": "model.precision", "--train": "data.train"}
+
+
+def write_recipe(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def resolve(*words):
+    return recipe_from_options(recipe_parser("test", OPTIONS, "demo").parse_args(words), OPTIONS)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_the_manifest(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_cpu_recipe_has_the_numbers_it_is_known_by():
+    recipe = load_recipe("ba-cpu")
+    assert (recipe.method.rank, recipe.method.alpha, recipe.method.dropout) == (8, 32, 0.1)
+    assert recipe.method.targets == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    numbers = recipe.training
+    assert (numbers.micro_batch, numbers.gradient_accumulation, numbers.epochs) == (1, 8, 3)
+    assert (numbers.learning_rate, numbers.scheduler, numbers.warmup_steps) == (2e-4, "cosine", 10)
+    assert (numbers.weight_decay, numbers.max_grad_norm, numbers.seed) == (0.01, 1.0, 42)
+    assert recipe.data.max_length_tokens == 2048
+    assert recipe.model.name == "mistralai/Mistral-7B-Instruct-v0.1"
+
+
+def test_later_layers_win(tmp_path):
+    path = write_recipe(tmp_path, "command: finetune_ba\ntraining: {epochs: 7, learning_rate: 1e-3, max_steps: 9}\n")
+    assert load_recipe(path).training.epochs == 7
+    smoke = load_recipe(path, smoke=True)
+    assert smoke.training.max_steps == yaml.safe_load(settings.SMOKE_OVERLAY.read_text())["training"]["max_steps"]
+    assert smoke.training.epochs == 7
+    assert resolve("--recipe", path, "--smoke", "--set", "training.max_steps=3").training.max_steps == 3
+    assert resolve("--recipe", path, "--lr", "5e-4").training.learning_rate == 5e-4
+
+
+def test_smoke_run_has_its_own_name():
+    assert load_recipe("ba-cpu", smoke=True).name == "ba-cpu-smoke"
+
+
+def test_a_number_written_as_text_is_a_number(tmp_path):
+    path = write_recipe(tmp_path, "command: finetune_ba\ntraining: {learning_rate: 2e-4}\n")
+    assert isinstance(yaml.safe_load("2e-4"), str)  # the trap this is about
+    assert load_recipe(path).training.learning_rate == 2e-4
+
+
+def test_the_original_name_of_nf4_is_understood():
+    assert resolve("--quantization", "bnb4").model.precision == "nf4"
+
+
+def test_on_and_off_survive_yaml(tmp_path):
+    path = write_recipe(tmp_path, "command: finetune_ba\ntraining: {activation_checkpointing: off}\n")
+    assert load_recipe(path).training.activation_checkpointing == "off"
+
+
+def test_paths_of_the_command_line_are_taken_from_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve("--train", "mine.jsonl").data.train == str(tmp_path / "mine.jsonl")
+    assert resolve().data.train == "recipes/demo/data/train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("training: {learning_rte: 1}", "did you mean learning_rate?"),
+        ("trainning: {epochs: 1}", "did you mean training?"),
+        ("training: {epochs: many}", "training.epochs is 'many' — a number is needed"),
+        ("training: {learning_rate: -1}", "training.learning_rate is -1"),
+        ("training: {learning_rate: 0}", "above 0"),
+        ("training: {learning_rate: 1e6}", "at most 1"),
+        ("training: {learning_rate: .nan}", "a number is needed"),
+        ("training: {gradient_accumulation: 0}", "at least 1"),
+        ("training: {micro_batch: 1.5}", "a whole number is needed"),
+        ("training: {micro_batch: true}", "a number is needed"),
+        ("training: {epochs: 0}", "above 0"),
+        ("training: {seed: 4294967296}", "at most 4,294,967,295"),
+        ("training: {seed: null}", "it must have a value"),
+        ("data: {max_length_tokens: 0}", "at least 8"),
+        ("method: {rank: 0}", "at least 1"),
+        ("method: {targets: []}", "a list of names is needed"),
+        ("method: {kind: lara}", "did you mean lora?"),
+        ("model: {precision: fp61}", "allowed: auto, bf16, fp32, nf4"),
+        ("training: 3", "'training' must hold keys"),
+        ("training: {epochs: 1, epochs: 2}", "key 'epochs' is written twice"),
+        ("training: {epochs: [}", "mine.yaml:2"),
+        ("model: {name: !!python/object/apply:os.system [x]}", "could not determine a constructor"),
+    ],
+)
+def test_a_bad_recipe_gets_a_line_that_says_what_and_how(tmp_path, body, expected):
+    with pytest.raises(UserError) as caught:
+        load_recipe(write_recipe(tmp_path, f"command: finetune_ba\n{body}\n"))
+    assert caught.value.exit_code == ExitCode.CONFIG
+    assert expected in str(caught.value)
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    path = write_recipe(tmp_path, "command: nothing\ntraining: {epochs: 0, seed: x}\nmodel: {size: 3}\n")
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert len(caught.value.problems) == 4
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(UserError, match="recipes: ba-cpu, demo.*did you mean demo") as caught:
+        load_recipe("dem")
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_a_wrong_option_value_is_named_by_its_flag():
+    with pytest.raises(UserError, match="^--lr is 'fast'"):
+        resolve("--lr", "fast")
+
+
+def test_an_unknown_option_is_a_usage_error():
+    with pytest.raises(UserError, match="unknown option '--lrr' — did you mean --lr") as caught:
+        resolve("--lrr", "1")
+    assert caught.value.exit_code == ExitCode.USAGE
