@@ -176,9 +176,10 @@ class ChatEncoder:
         except Exception as error:  # a template raises jinja2 errors of its own wording
             raise UserError(Problem(f"the chat template refuses this conversation: {error}"), ExitCode.DATA) from error
         if rendered != expected:
+            where = _first_difference(rendered, expected)
             raise UserError(
                 Problem(
-                    f"the chat template rewrites the text of this conversation near {_first_difference(rendered, expected)!r}",
+                    f"the chat template rewrites the text of this conversation near {where!r}",
                     "the text must stay as it is",
                     "take out what the template reads as its own markup, or use another chat template",
                 ),

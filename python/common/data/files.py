@@ -1,0 +1,106 @@
+"""Opening a data file: is it one, and in which format? Answered before a row is read."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ExitCode, Problem, UserError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+_MAGIC = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstandard", "unzstd"),
+}
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A readable file with rows in it. ``format`` is jsonl, json (an array), csv, tsv or parquet."""
+
+    path: Path
+    format: str
+    has_bom: bool
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def open_data_file(path: str | Path) -> DataFile:
+    """Look at ``path`` and its first bytes. Raises UserError 66 when it cannot be read, 65 when it holds no rows."""
+    path = Path(path)
+    size = _check_readable(path)
+    if size == 0:
+        raise UserError(Problem(f"{path.name}: 0 rows", "the file is empty", f"look at {path}"), ExitCode.DATA)
+    with path.open("rb") as file:
+        head = file.read(4096)
+    _check_encoding(path, head)
+    has_bom = head.startswith(BOM)
+    if head.startswith(b"PAR1"):
+        return DataFile(path, "parquet", False, size)
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(
+            Problem(f"{path.name}: unknown kind of file '{path.suffix}'", f"known are {', '.join(FORMATS)}"),
+            ExitCode.DATA,
+        )
+    if kind == "parquet":
+        raise UserError(Problem(f"{path.name}: not a Parquet file (it does not begin with PAR1)"), ExitCode.DATA)
+    if kind in ("jsonl", "json"):
+        kind = "json" if head.removeprefix(BOM).lstrip().startswith(b"[") else "jsonl"
+    return DataFile(path, kind, has_bom, size)
+
+
+def _check_readable(path: Path) -> int:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise UserError(
+                Problem(f"{path} is {kind}", "data is read several times and hashed", "give the path of a file"),
+                ExitCode.NO_INPUT,
+            )
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+        raise UserError(Problem(f"{path}: {reason}", next_step=_suggest(path)), ExitCode.NO_INPUT) from error
+    return status.st_size
+
+
+def _suggest(path: Path) -> str:
+    try:
+        nearby = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in FORMATS)[:5]
+    except OSError:
+        nearby = []
+    return f"in that folder are {', '.join(nearby)}" if nearby else "check the path"
+
+
+def _check_encoding(path: Path, head: bytes) -> None:
+    for magic, (name, tool) in _MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(
+                Problem(f"{path.name}: compressed with {name}", "plain files are read", f"{tool} it first"),
+                ExitCode.DATA,
+            )
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) > 3 and head[:4].count(0) >= 2):
+        raise UserError(
+            Problem(
+                f"{path.name}: looks like UTF-16",
+                "UTF-8 is read",
+                f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}",
+            ),
+            ExitCode.DATA,
+        )

@@ -1,0 +1,117 @@
+"""Text that is already in a conversation template: taken apart into turns, to be rendered by the tokenizer's own.
+
+So a row written for one model trains another as well, and control tokens written in the row can never be doubled.
+"""
+
+import re
+from dataclasses import dataclass
+
+from common.data.examples import Message
+from common.data.problems import RowError
+
+
+@dataclass(frozen=True, slots=True)
+class _Headed:
+    """A template in which every turn has a header with its role and a mark at its end."""
+
+    name: str
+    opening: str
+    header: re.Pattern
+    end: str
+    around: re.Pattern  # what may stand outside of turns
+
+
+_HEADED = (
+    _Headed(
+        "Llama-3",
+        "<|start_header_id|>",
+        re.compile(r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>"),
+        "<|eot_id|>",
+        re.compile(r"\s*(<\|begin_of_text\|>|<\|end_of_text\|>)?\s*"),
+    ),
+    _Headed(
+        "ChatML",
+        "<|im_start|>",
+        re.compile(r"<\|im_start\|>\s*(\w+)[ \t]*\n"),
+        "<|im_end|>",
+        re.compile(r"\s*(<s>|</s>|<\|endoftext\|>)?\s*"),
+    ),
+    _Headed(
+        "Phi-3",
+        "<|assistant|>",
+        re.compile(r"<\|(system|user|assistant)\|>"),
+        "<|end|>",
+        re.compile(r"\s*(<s>|</s>|<\|endoftext\|>)?\s*"),
+    ),
+)
+_INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=\[INST\]|\Z)", re.DOTALL)
+_SYSTEM = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
+
+
+def parse_turns(text: str) -> tuple[str, list[Message]] | None:
+    """Return (name of the template, turns) of a templated text, or None for running text.
+
+    White space around a turn belongs to the template and is taken off. Raises RowError when the text begins like a
+    template but does not hold together.
+    """
+    if "[/INST]" in text or "[INST]" in text:
+        return "Mistral", _parse_inst(text)
+    for template in _HEADED:
+        if template.opening in text:
+            return template.name, _parse_headed(text, template)
+    return None
+
+
+def _parse_inst(text: str) -> list[Message]:
+    body = text.strip()
+    while body.startswith("<s>"):
+        body = body.removeprefix("<s>").lstrip()
+    if not body.startswith("[INST]"):
+        raise RowError("field 'text' does not begin with [INST]", "a row is <s>[INST] question [/INST] answer </s>")
+    turns: list[Message] = []
+    covered = 0
+    for match in _INST.finditer(body):
+        if match.start() != covered:
+            break
+        covered = match.end()
+        question, answer = match.group(1), _strip_marks(match.group(2))
+        system = None if turns else _SYSTEM.match(question)
+        if system:
+            turns.append(Message("system", system.group(1)))
+            question = question[system.end() :]
+        turns += [Message("user", question.strip()), Message("assistant", answer)]
+    if covered != len(body):
+        raise RowError(
+            "field 'text' has an [INST] without its [/INST]", "a row is <s>[INST] question [/INST] answer </s>"
+        )
+    return turns
+
+
+def _strip_marks(answer: str) -> str:
+    """Take the end-of-sequence mark (once or more) and the next turn's beginning mark off an answer."""
+    answer = answer.strip()
+    while answer.endswith(("</s>", "<s>")):
+        answer = answer.removesuffix("</s>").removesuffix("<s>").rstrip()
+    return answer
+
+
+def _parse_headed(text: str, template: _Headed) -> list[Message]:
+    turns: list[Message] = []
+    at = template.around.match(text).end()
+    while at < len(text):
+        header = template.header.match(text, at)
+        if not header:
+            found = text[at : at + 20]
+            raise RowError(f"field 'text' is not in the {template.name} template at '{found}'")
+        end = text.find(template.end, header.end())
+        following = template.header.search(text, header.end())
+        if end < 0 and following:
+            raise RowError(f"field 'text' has a turn without {template.end}")
+        content = text[header.end() : end if end >= 0 else len(text)]
+        if end < 0:
+            content = re.sub(r"(<\|end_of_text\|>|<\|endoftext\|>|</s>)\s*\Z", "", content)
+        turns.append(Message(header.group(1), content.strip()))
+        at = len(text) if end < 0 else end + len(template.end)
+        while (skipped := template.around.match(text, at).end()) > at:
+            at = skipped
+    return turns
