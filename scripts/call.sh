@@ -10,7 +10,8 @@ usage() {
 usage: scripts/call.sh COMMAND [VARIABLE=--option …] [-- option …]
 
 Runs python/COMMAND.py in the project's environment. Each VARIABLE that is set becomes its option with the
-variable's value; an option that ends in "!" is a switch, on when the variable is 1. Options after "--" are passed on.
+variable's value; an option that ends in "!" is a switch, on when the variable is 1; with nothing after "=" the value stands alone.
+Options after "--" are passed on.
 
   RUN=demo scripts/call.sh status RUN=--run          runs python/status.py --run=demo
 END

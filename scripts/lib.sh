@@ -38,7 +38,7 @@ set_up_python() {
 
 # read_variables VARIABLE=--option VARIABLE=--option! …
 # Turns what the user gave to make (RUN=mine) into options (--run mine), in the array OPTIONS; with "!" the option is
-# a switch, on when the variable is 1. Values never pass through a shell.
+# a switch, on when the variable is 1; with nothing after "=" the value stands alone. Values never pass through a shell.
 read_variables() {
   local pair variable option
   OPTIONS=()
@@ -54,12 +54,13 @@ read_variables() {
       *) die "$EX_USAGE" "$variable=${!variable}" "$variable is 1 or 0" ;;
       esac
       ;;
+    "") OPTIONS+=("${!variable}") ;;
     *) OPTIONS+=("$option=${!variable}") ;;
     esac
   done
 }
 
-# value_of OPTION "$@" — check that an option got its value.
+# need_value "$@" fails when the option in $1 has no value in $2.
 need_value() {
   if [ $# -lt 2 ] || [ -z "$2" ]; then die "$EX_USAGE" "$1 needs a value" "" "see ${0##*/} --help"; fi
 }

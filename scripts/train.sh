@@ -14,6 +14,7 @@ returns when it has begun. Options that are not listed go to the recipe's comman
 
   --background      train in the background
   --recipe NAME     a name in recipes/, or a YAML file
+  --default-recipe NAME     the recipe where none is given
 
 Variables, as given to make: RECIPE, RUN (name of the run), TRAIN and VAL (data files), MODEL (folder, or a name
 that was downloaded), REVISION, OUTPUT (another folder for the run), SMOKE=1 (the demo model and a few steps).
@@ -25,7 +26,7 @@ END
 }
 
 main() {
-  local place=(--foreground) recipe=${RECIPE:-} rest=()
+  local place=(--foreground) recipe=${RECIPE:-} default="" rest=()
   while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
@@ -38,11 +39,17 @@ main() {
       recipe=$2
       shift
       ;;
+    --default-recipe)
+      need_value "$@"
+      default=$2
+      shift
+      ;;
     --recipe=*) recipe=${1#*=} ;;
     *) rest+=("$1") ;;
     esac
     shift
   done
+  recipe=${recipe:-$default}
   if [ -z "$recipe" ]; then
     die "$EX_USAGE" "no recipe given" "recipes: $(list_recipes)" "make train RECIPE=NAME"
   fi

@@ -1,0 +1,56 @@
+# The front desk: every target is one line that calls a script or a command.
+# What is given here (make train RECIPE=demo RUN=mine) reaches them as environment variables, never through a shell.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help setup demo test lint format data demo-model download doctor train train-cpu train-cpu-background \
+        status logs stop resume compare clean
+
+##@ Begin here
+help: ## this list
+	@awk -f scripts/help.awk $(firstword $(MAKEFILE_LIST))
+setup: ## make the Python environment (PYTHON=, TORCH_INDEX_URL=)
+	@scripts/setup.sh
+demo: ## train the demo recipe in the background, compare three models, show the verdict
+	@scripts/demo.sh
+doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= SMOKE=1)
+	@scripts/call.sh doctor RECIPE= RUN=--run SMOKE=--smoke!
+
+##@ Data and models
+data: ## generate the sample data (RECIPE=all FORCE=1)
+	@scripts/call.sh make_data RECIPE=--recipe FORCE=--force!
+download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
+	@scripts/call.sh download_model MODEL= REVISION=--revision
+demo-model: ## build the demo recipe's model anew, from nothing
+	@scripts/call.sh make_demo_model
+
+##@ Train
+train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SMOKE=1)
+	@scripts/train.sh
+train-cpu: ## the same for recipe ba-cpu, or RECIPE=
+	@scripts/train.sh --default-recipe ba-cpu
+train-cpu-background: ## the same in the background: it outlives the terminal
+	@scripts/train_background.sh --default-recipe ba-cpu
+
+##@ Runs
+status: ## every run: state, progress, speed, time left, memory, last log lines (RUN= JSON=1)
+	@scripts/call.sh status RUN=--run JSON=--json!
+logs: ## the log of a run, followed while it runs (RUN= LINES=20 FOLLOW=0)
+	@scripts/logs.sh
+stop: ## save and end a run (RUN= GRACE=seconds)
+	@scripts/call.sh stop_run RUN=--run GRACE=--grace
+resume: ## continue a run in the background (RUN= FORCE=1)
+	@scripts/call.sh resume_run RUN=--run FORCE=--force!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=)
+	@scripts/call.sh compare_ba_models RUN=--run
+clean: ## remove a run that is not running (RUN=), or caches only
+	@scripts/clean.sh
+
+##@ Checks
+test: ## all tests (TESTS=path)
+	@scripts/test.sh
+lint: ## ruff, shellcheck, shfmt
+	@scripts/lint.sh
+format: ## let ruff and shfmt put it right
+	@scripts/lint.sh --fix

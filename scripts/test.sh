@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Run the tests.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
+
+usage() {
+  cat <<'END'
+usage: scripts/test.sh [pytest option …]
+
+Runs the tests in tests/, or those in TESTS. Options go to pytest: scripts/test.sh -k lock -x
+END
+}
+
+main() {
+  case ${1:-} in
+  -h | --help)
+    usage
+    return
+    ;;
+  esac
+  set_up_python
+  # Nothing a test does may reach the hub.
+  HF_HUB_OFFLINE=1 exec "$PYTHON_BIN" -m pytest "$@" ${TESTS:+"$TESTS"}
+}
+
+main "$@"
