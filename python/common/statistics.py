@@ -205,7 +205,7 @@ class PairedTest:
 
 
 def smallest_detectable_difference(sd: float, n: int, power: float = POWER) -> float:
-    """Least true difference found with ``power`` by a paired two-sided 5 % t test: (t(.975) + t(power)) sd / sqrt(n)."""
+    """Least true difference that a paired two-sided 5 % t test finds: (t(.975) + t(power)) sd / sqrt(n)."""
     return _noncentrality(n, power) * sd / math.sqrt(n)
 
 

@@ -1,0 +1,128 @@
+"""Local models as arms. Arms of one base share its weights: the adapter is switched on and off, never loaded twice."""
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+
+from common.errors import ExitCode, Problem, UserError
+from common.generation.answers import Answer, Decoding, Request
+from common.generation.decoding import BatchDecoder, Row, noise_seed
+
+PACKAGES = ("torch", "transformers", "peft")
+
+
+class LocalModel:
+    """A base model, and perhaps one adapter on it; loaded when first asked."""
+
+    def __init__(self, folder: Path, precision: str = "fp32", adapter: Path | None = None):
+        self.folder = Path(folder)
+        self.precision = precision
+        self.adapter = Path(adapter) if adapter else None
+
+    @cached_property
+    def tokenizer(self):
+        """The base model's: training saves the same one beside the adapter."""
+        from common.models import load_tokenizer
+
+        return load_tokenizer(self.folder)
+
+    @cached_property
+    def model(self):
+        from common.methods import load_adapter
+        from common.models import load_model
+
+        model = load_model(self.folder, self.precision).eval()
+        return load_adapter(model, self.adapter) if self.adapter else model
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """End of turn and end of sequence by the template, and what the model itself names."""
+        from common.chat import stop_token_ids
+
+        own = self.model.generation_config.eos_token_id
+        own = own if isinstance(own, list) else [own]
+        return sorted({*stop_token_ids(self.tokenizer), *(token for token in own if token is not None)})
+
+    @cached_property
+    def base_hashes(self) -> dict[str, str]:
+        from common.models import hash_model_files
+
+        return hash_model_files(self.folder)
+
+    @cached_property
+    def adapter_hashes(self) -> dict[str, str]:
+        from common.hashing import sha256_of
+
+        names = ("adapter_config.json", "adapter_model.safetensors")
+        return {name: sha256_of(self.adapter / name) for name in names} if self.adapter else {}
+
+
+class LocalArm:
+    """A local model that answers, with its adapter or without."""
+
+    def __init__(self, name: str, model: LocalModel, *, use_adapter: bool = False, batch_size: int | None = None):
+        if use_adapter and model.adapter is None:
+            raise ValueError("this model has no adapter")
+        self.name = name
+        self._local = model
+        self._use_adapter = use_adapter
+        self._batch_size = batch_size
+
+    @cached_property
+    def identity(self) -> dict:
+        """What decides the answers: hashes of weights, tokenizer and adapter, precision, library versions."""
+        return {
+            "kind": "local",
+            "precision": self._local.precision,
+            "base_sha256": self._local.base_hashes,
+            "adapter_sha256": self._local.adapter_hashes if self._use_adapter else {},
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+
+    @property
+    def description(self) -> dict:
+        """Where it came from, for reports; not part of the identity, for a folder may be moved."""
+        adapter = str(self._local.adapter) if self._use_adapter else None
+        return {"model": str(self._local.folder), "adapter": adapter, "precision": self._local.precision}
+
+    def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Answer]]]:
+        """Yield answered requests batch by batch, in no particular order."""
+        rows = self.rows(requests, decoding)
+        model = self._local.model
+        decoder = BatchDecoder(
+            model, self._local.stop_ids, self._local.tokenizer.pad_token_id, batch_size=self._batch_size
+        )
+        plain = self._local.adapter is not None and not self._use_adapter
+        for_each_batch = decoder.decode(rows, decoding.temperature)
+        while True:
+            # Only while a batch runs: between batches another arm may use the same weights.
+            with model.disable_adapter() if plain else nullcontext():
+                batch = next(for_each_batch, None)
+            if batch is None:
+                return
+            yield [(requests[row.index], self._finish(row)) for row in batch]
+
+    def rows(self, requests: Sequence[Request], decoding: Decoding) -> list[Row]:
+        """Encode the requests as training does; ``UserError`` (65) for a prompt that fills the model's context."""
+        from common.chat import encode_prompt
+
+        limit = getattr(self._local.model.config, "max_position_embeddings", None) or 2**31
+        rows, problems = [], []
+        for index, request in enumerate(requests):
+            prompt = encode_prompt(self._local.tokenizer, request.messages)
+            seed = noise_seed(prompt, decoding.seed, request.sample) if decoding.temperature > 0 else None
+            if len(prompt) >= limit:
+                problems.append(
+                    Problem(f"{self.name}: a prompt of {len(prompt)} tokens", f"the model reads at most {limit}",
+                            "use fewer demonstrations")
+                )  # fmt: skip
+            rows.append(Row(index, prompt, min(decoding.max_new_tokens, limit - len(prompt)), seed))
+        if problems:
+            raise UserError(problems[:20], ExitCode.DATA)
+        return rows
+
+    def _finish(self, row: Row) -> Answer:
+        text = self._local.tokenizer.decode(row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Answer(text, row.finish_reason, len(row.prompt), len(row.tokens))

@@ -1,0 +1,148 @@
+"""OpenAI-compatible servers as arms: `transformers serve`, vLLM, llama.cpp, Ollama and the like.
+
+A server may be slow, refuse, break off in the middle or die. What may pass is tried again with back-off; what will not
+(no such model, no access) ends at once. An answer counts only when it is whole. If a server stays away, the comparison
+stops and says so: what was answered is kept and not asked again, and nothing is scored as if it had been answered.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import cached_property
+
+from common.errors import ExitCode, Problem, UserError
+from common.generation.answers import Answer, Decoding, Request
+
+OLLAMA_URL = "http://localhost:11434/v1"
+ATTEMPTS = 6
+FIRST_WAIT_S = 1.0  # doubles: 1, 2, 4, 8, 16, at most 30
+LONGEST_WAIT_S = 30.0
+TIMEOUT_S = 600.0  # a 7B on a CPU takes minutes for one document
+AT_ONCE = 4
+
+
+class HalfAnswer(Exception):
+    """The server's reply lacks what an answer needs."""
+
+
+class ServerArm:
+    """A model behind an OpenAI-compatible API. The server applies its own chat template."""
+
+    def __init__(
+        self, name: str, model: str, url: str, *, timeout_s: float = TIMEOUT_S, attempts: int = ATTEMPTS,
+        first_wait_s: float = FIRST_WAIT_S, at_once: int = AT_ONCE,
+    ):  # fmt: skip
+        self.name = name
+        self._model = model
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._first_wait_s = first_wait_s
+        self._at_once = at_once
+        self._stop = threading.Event()
+
+    @property
+    def identity(self) -> dict:
+        """Address and model name: a server does not tell the hash of its weights."""
+        return {"kind": "server", "url": self._url, "model": self._model}
+
+    @property
+    def description(self) -> dict:
+        return {"model": self._model, "url": self._url}
+
+    @cached_property
+    def _client(self):
+        import openai
+
+        key = os.environ.get("OPENAI_API_KEY") or "local"
+        return openai.OpenAI(base_url=self._url, api_key=key, timeout=self._timeout_s, max_retries=0)
+
+    def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Answer]]]:
+        """Yield answered requests as they come in. ``UserError`` (69) when the server stays away or refuses."""
+        self._stop.clear()
+        with ThreadPoolExecutor(self._at_once) as pool:
+            waiting = {pool.submit(self._ask, request, decoding): request for request in requests}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield [
+                        (waiting.pop(future), future.result()) for future in list(done) if future.exception() is None
+                    ]
+                    for future in done & waiting.keys():
+                        raise future.exception()
+            finally:
+                self._stop.set()
+                for future in waiting:
+                    future.cancel()
+
+    def _ask(self, request: Request, decoding: Decoding) -> Answer:
+        import openai
+
+        transient = (openai.APIConnectionError, openai.APITimeoutError, openai.RateLimitError, HalfAnswer,
+                     openai.InternalServerError, openai.APIResponseValidationError, json.JSONDecodeError)  # fmt: skip
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return self._ask_once(request, decoding)
+            except transient as error:
+                if attempt == self._attempts or self._stop.is_set():
+                    raise self._gone(error) from error
+                self._pause(attempt, error)
+            except openai.APIStatusError as error:
+                raise self._refused(error) from error
+        raise AssertionError("unreachable")
+
+    def _ask_once(self, request: Request, decoding: Decoding) -> Answer:
+        options = {"seed": decoding.seed + request.sample} if decoding.temperature > 0 else {}
+        reply = self._client.chat.completions.create(
+            model=self._model, messages=request.as_dicts(), max_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature, **options,
+        )  # fmt: skip
+        choices = getattr(reply, "choices", None)
+        if not choices or choices[0].message is None or choices[0].finish_reason is None:
+            raise HalfAnswer("a reply without a finished answer")
+        text = choices[0].message.content
+        reason = choices[0].finish_reason
+        usage = (getattr(reply.usage, "prompt_tokens", 0) or 0, getattr(reply.usage, "completion_tokens", 0) or 0)
+        if reason not in ("stop", "length"):
+            return Answer(text or "", "error", *usage, error=f"the server ended with '{reason}'")
+        if text is None:
+            raise HalfAnswer("a reply without text")
+        return Answer(text, reason, *usage)
+
+    def _pause(self, attempt: int, error: Exception) -> None:
+        """Wait before the next try: what the server asks for, or longer each time, never in step with other threads."""
+        seconds = min(self._first_wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S) * random.uniform(0.75, 1.25)
+        asked = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+        if asked.isdecimal():
+            seconds = max(seconds, min(int(asked), 10 * LONGEST_WAIT_S))
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
+            pass
+
+    def _gone(self, error: Exception) -> UserError:
+        return UserError(
+            Problem(
+                f"{self.name}: {self._url} gave no whole answer in {self._attempts} tries ({_short(error)})",
+                "what it answered before is kept",
+                "start the server again, then run the same command: it goes on where it stopped",
+            ),
+            ExitCode.UNAVAILABLE,
+        )
+
+    def _refused(self, error) -> UserError:
+        return UserError(
+            Problem(
+                f"{self.name}: {self._url} refuses model '{self._model}': {_short(error)}",
+                next_step="check name, address and OPENAI_API_KEY",
+            ),
+            ExitCode.UNAVAILABLE,
+        )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "…"

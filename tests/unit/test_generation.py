@@ -1,0 +1,296 @@
+"""Answers of local models: the same in any batch and order, what plain `generate` gives, counted and kept."""
+
+import json
+
+import pytest
+import torch
+
+from common.data.examples import Message
+from common.errors import ExitCode, UserError
+from common.generation import Answer, Decoding, Request, generate
+from common.generation.answers import AnswerCache
+from common.generation.arms import find_local, open_arm
+from common.generation.decoding import BatchDecoder, Row
+from common.generation.local import LocalArm, LocalModel
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+INSTRUCTIONS = "Write a requirements document for the concept below, with a title and two lists of items. " * 2
+CONCEPTS = ["A library", "A shop for used bicycles with repairs", "Bus tickets", "Una biblioteca municipal",
+            "A clinic", "A very long concept " * 9, "Tea", "School meals and menus for two weeks"]  # fmt: skip
+
+
+def conversation(concept: str) -> list[Message]:
+    return [Message("user", INSTRUCTIONS + concept)]
+
+
+CONVERSATIONS = [conversation(concept) for concept in CONCEPTS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other cost more than so small a model computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random Mistral (fp32) with a byte-level tokenizer, as a model folder; it now and then ends its turn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>", "[INST]", "[/INST]"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
+    backend.train_from_iterator([INSTRUCTIONS, *CONCEPTS], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, sliding_window=None, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = MistralForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)
+        model.lm_head.weight[1].mul_(1.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(folder, tmp_path_factory):
+    """A LoRA adapter with B matrices that are not zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(1)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    )
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def local(folder):
+    return LocalModel(folder)
+
+
+def texts(answers) -> list[str]:
+    return [answer.text for row in answers for answer in row]
+
+
+def test_greedy_answers_are_those_of_plain_generate_one_by_one(local):
+    from common.chat import encode_prompt
+
+    arm = LocalArm("base", local)
+    answers = generate(arm, CONVERSATIONS, Decoding(max_new_tokens=40))
+    reasons = set()
+    for messages, (answer,) in zip(CONVERSATIONS, answers, strict=True):
+        prompt = torch.tensor([encode_prompt(local.tokenizer, messages)])
+        whole = local.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False,
+                                     eos_token_id=1, pad_token_id=2)[0, prompt.shape[1]:].tolist()  # fmt: skip
+        stopped = whole[-1] == 1
+        assert answer.text == local.tokenizer.decode(whole, skip_special_tokens=True)
+        assert answer.finish_reason == ("stop" if stopped else "length")
+        assert (answer.prompt_tokens, answer.completion_tokens) == (prompt.shape[1], len(whole) - stopped)
+        reasons.add(answer.finish_reason)
+    assert reasons == {"stop", "length"}, "the fixture must show both ends"
+
+
+@pytest.mark.parametrize("decoding", [Decoding(40), Decoding(40, temperature=0.7, seed=3, samples=2)])
+def test_answers_do_not_depend_on_batch_size_order_or_sharing(local, decoding):
+    expected = generate(LocalArm("a", local, batch_size=1), CONVERSATIONS, decoding)
+    for batch_size in (3, 8, None):
+        assert generate(LocalArm("a", local, batch_size=batch_size), CONVERSATIONS, decoding) == expected
+    backwards = generate(LocalArm("a", local, batch_size=5), CONVERSATIONS[::-1], decoding)
+    assert backwards[::-1] == expected
+    alone = [generate(LocalArm("a", local), [messages], decoding)[0] for messages in CONVERSATIONS]
+    assert alone == expected
+
+
+def test_shared_beginning_is_computed_once_and_changes_nothing(local):
+    arm = LocalArm("a", local)
+    requests = [Request(tuple(messages)) for messages in CONVERSATIONS]
+    computed = {}
+    for share in (False, True):
+        rows = arm.rows(requests, Decoding(20))
+        tokens = 0
+
+        def count(module, args, kwargs):
+            nonlocal tokens
+            tokens += kwargs["input_ids"].numel()
+
+        hook = local.model.register_forward_pre_hook(count, with_kwargs=True)
+        decoder = BatchDecoder(local.model, local.stop_ids, 2, share=share)
+        finished = [row for batch in decoder.decode(rows) for row in batch]
+        hook.remove()
+        computed[share] = (tokens, {row.index: row.tokens for row in finished})
+    assert computed[True][1] == computed[False][1]
+    shared = decoder._shared_tokens(rows)
+    assert shared >= 32
+    assert computed[False][0] - computed[True][0] >= shared * (len(rows) - 1)
+
+
+def test_sharing_is_off_where_a_sliding_window_could_make_it_inexact(local, monkeypatch):
+    rows = LocalArm("a", local).rows([Request(tuple(messages)) for messages in CONVERSATIONS], Decoding(20))
+    decoder = BatchDecoder(local.model, local.stop_ids, 2)
+    monkeypatch.setattr(local.model.config, "sliding_window", 4096)
+    assert decoder._shared_tokens(rows) > 0
+    monkeypatch.setattr(local.model.config, "sliding_window", 64)
+    assert decoder._shared_tokens(rows) == 0
+
+
+def test_sampling_repeats_with_its_seed_and_differs_without(local):
+    arm = LocalArm("a", local)
+    first = generate(arm, CONVERSATIONS, Decoding(30, temperature=0.8, seed=1, samples=3))
+    assert generate(arm, CONVERSATIONS, Decoding(30, temperature=0.8, seed=1, samples=3)) == first
+    other = generate(arm, CONVERSATIONS, Decoding(30, temperature=0.8, seed=2, samples=3))
+    assert texts(other) != texts(first)
+    assert len(set(texts([first[0]]))) > 1
+
+
+def test_sampling_draws_from_the_softmax(local):
+    """One token after one prompt, 3,000 times: frequencies against the model's probabilities (chi-square)."""
+    from scipy import stats
+
+    prompt = LocalArm("a", local).rows([Request(tuple(CONVERSATIONS[0]))], Decoding(1))[0].prompt
+    with torch.inference_mode():
+        logits = local.model(torch.tensor([prompt])).logits[0, -1]
+    expected = torch.softmax(logits / 2.0, -1).double().numpy() * 3000
+    rows = [Row(i, prompt, 1, noise_seed=i) for i in range(3000)]
+    decoder = BatchDecoder(local.model, stop_ids=[], pad_id=2, batch_size=500)
+    drawn = [row.tokens[0] for batch in decoder.decode(rows, temperature=2.0) for row in batch]
+    observed = torch.bincount(torch.tensor(drawn), minlength=len(expected)).numpy()
+    common = expected >= 5
+    assert common.sum() > 5
+    observed = [*observed[common], observed[~common].sum()]
+    expected = [*expected[common], expected[~common].sum()]
+    assert stats.chisquare(observed, expected, sum_check=False).pvalue > 0.001
+
+
+def test_arms_of_one_base_share_weights_and_the_adapter_makes_the_difference(folder, adapter):
+    models = {}
+    tuned = open_arm("finetuned", str(adapter), models=models)
+    plain = open_arm("baseline", str(folder), models=models)
+    assert len(models) == 1 and tuned._local is plain._local
+    decoding = Decoding(30)
+    tuned_texts = texts(generate(tuned, CONVERSATIONS, decoding))
+    plain_texts = texts(generate(plain, CONVERSATIONS, decoding))
+    assert plain_texts == texts(generate(LocalArm("a", LocalModel(folder)), CONVERSATIONS, decoding))
+    assert tuned_texts != plain_texts
+    assert tuned_texts == texts(generate(tuned, CONVERSATIONS, decoding)), "switching back leaves no trace"
+    assert tuned.identity != plain.identity and tuned.identity["adapter_sha256"]
+
+
+def test_two_arms_may_be_read_in_turn(folder, adapter):
+    """Their batches interleave on the same weights; the adapter must be on for one and off for the other."""
+    models = {}
+    arms = [open_arm("finetuned", str(adapter), models=models), open_arm("baseline", str(folder), models=models)]
+    expected = [texts(generate(arm, CONVERSATIONS, Decoding(10))) for arm in arms]
+    for arm in arms:
+        arm._batch_size = 2
+    requests = [Request(tuple(messages)) for messages in CONVERSATIONS]
+    answered = [{}, {}]
+    for batches in zip(*(arm.answer(requests, Decoding(10)) for arm in arms), strict=True):
+        for one, batch in zip(answered, batches, strict=True):
+            one.update({request: answer.text for request, answer in batch})
+    assert [[one[request] for request in requests] for one in answered] == expected
+
+
+def test_prompt_that_fills_the_context_is_an_error_and_a_near_one_is_cut(local):
+    arm = LocalArm("a", local)
+    with pytest.raises(UserError, match="at most 512") as error:
+        generate(arm, [conversation("x" * 3000)], Decoding(10))
+    assert error.value.exit_code is ExitCode.DATA
+    prompt = arm.rows([Request(tuple(CONVERSATIONS[0]))], Decoding(10_000))[0]
+    assert prompt.max_new_tokens == 512 - len(prompt.prompt)
+
+
+def test_same_conversation_twice_is_answered_once(local, monkeypatch):
+    asked = []
+    arm = LocalArm("a", local)
+    answer = arm.answer
+    monkeypatch.setattr(arm, "answer", lambda requests, decoding: asked.extend(requests) or answer(requests, decoding))
+    answers = generate(arm, [CONVERSATIONS[0], CONVERSATIONS[1], CONVERSATIONS[0]], Decoding(10))
+    assert len(asked) == 2 and answers[0] == answers[2]
+
+
+def test_cache_is_asked_first_and_survives_a_cut_line(local, tmp_path, monkeypatch):
+    path = tmp_path / "answers.jsonl"
+    arm = LocalArm("a", local, batch_size=3)
+    first = generate(arm, CONVERSATIONS, Decoding(10), cache=AnswerCache(path))
+    assert len(path.read_text().split("\n")) == 1 + len(CONVERSATIONS)
+    path.write_text(path.read_text()[:-15])  # as a crash would leave it
+    asked = []
+    answer = arm.answer
+    monkeypatch.setattr(arm, "answer", lambda requests, decoding: asked.extend(requests) or answer(requests, decoding))
+    progress = []
+    again = generate(arm, CONVERSATIONS, Decoding(10), cache=AnswerCache(path), progress=lambda *p: progress.append(p))
+    assert again == first and len(asked) == 1
+    assert progress == [(7, 8), (8, 8)]
+    assert generate(arm, CONVERSATIONS, Decoding(10), cache=AnswerCache(path)) == first and len(asked) == 1
+    generate(arm, CONVERSATIONS[:1], Decoding(11), cache=AnswerCache(path))
+    assert len(asked) == 2, "another decoding is another question"
+
+
+def test_cache_keeps_any_text(tmp_path):
+    cache = AnswerCache(tmp_path / "a.jsonl")
+    request = Request((Message("user", "línea\u2028\x00"),))
+    answer = Answer("a\nb\u2028\x85\ud800", "stop", 1, 2)
+    cache.put({"kind": "x"}, Decoding(), [(request, answer)])
+    assert AnswerCache(tmp_path / "a.jsonl").get({"kind": "x"}, request, Decoding()) == answer
+    assert AnswerCache(tmp_path / "a.jsonl").get({"kind": "y"}, request, Decoding()) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"samples": 0}, {"samples": 3}],
+)
+def test_decoding_refuses_what_makes_no_sense(options):
+    with pytest.raises(UserError) as error:
+        Decoding(**options)
+    assert error.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ("openai:model", ExitCode.USAGE),
+        ("openai:@http://localhost:1", ExitCode.USAGE),
+        ("openai:m@localhost", ExitCode.USAGE),
+        ("/no/such/folder", ExitCode.NO_INPUT),
+    ],
+)
+def test_open_arm_says_what_is_wrong(spec, code):
+    with pytest.raises(UserError) as error:
+        open_arm("baseline", spec)
+    assert error.value.exit_code is code
+
+
+def test_open_arm_knows_servers():
+    assert open_arm("b", "ollama:mistral:7b-instruct").identity == {
+        "kind": "server", "url": "http://localhost:11434/v1", "model": "mistral:7b-instruct"}  # fmt: skip
+    assert open_arm("b", "openai:a/b@c@http://h:1/v1/").description == {"url": "http://h:1/v1", "model": "a/b@c"}
+
+
+def test_adapter_folder_without_a_base_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
+    with pytest.raises(UserError, match="names no base model"):
+        find_local(str(tmp_path))
