@@ -1,18 +1,24 @@
 """The one function that turns an example into token ids and a loss mask: for training, evaluation, chat and export.
 
 The tokenizer's own chat template is used, so the model is trained on what it will be served with. Control tokens come
-from the template only; the same characters in the data stay text. See :mod:`common.chat_skeleton` for how.
+from the template only; the same characters in the data stay text. See :mod:`common.chat.skeleton` for how.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain
 
-from common.chat_skeleton import Part, Skeleton, Slot, build_skeleton, render
+import numpy as np
+
+from common.chat.skeleton import TEMPLATE_DATE, Part, Skeleton, Slot, build_skeleton, render
 from common.data.examples import Example, Message
 from common.errors import ExitCode, Problem, UserError
 
 LOSS_ON = ("assistant", "all")
+TRAINED_BIT = np.uint32(31)  # of a token of 32 bits, in data sets
+ID_BITS = np.uint32((1 << 31) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,11 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+def unpack(tokens: np.ndarray) -> Encoded:
+    """Turn tokens with the mask in their highest bit into :class:`Encoded`."""
+    return Encoded((tokens & ID_BITS).tolist(), (tokens > ID_BITS).tolist())
 
 
 def encode_example(tokenizer, example: Example, *, loss_on: str = "assistant") -> Encoded:
@@ -50,6 +61,8 @@ _ENCODERS_KEPT = 4
 
 def encoder_for(tokenizer) -> "ChatEncoder":
     """The encoder of this tokenizer, made once and made anew when its template or its tokens change."""
+    if isinstance(tokenizer.chat_template, dict):
+        raise UserError(Problem("the tokenizer has several chat templates", "one is needed"), ExitCode.CONFIG)
     key = (id(tokenizer), tokenizer.chat_template, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     encoder = _encoders.get(key)
     if encoder is None:
@@ -68,8 +81,6 @@ class ChatEncoder:
                 Problem("this tokenizer has no fast form", "tokenizer.json is needed", "convert it with transformers"),
                 ExitCode.CONFIG,
             )
-        if isinstance(tokenizer.chat_template, dict):
-            raise UserError(Problem("the tokenizer has several chat templates", "one is needed"), ExitCode.CONFIG)
         self._tokenizer = tokenizer
         self._special_tokens = {
             token.content: (token_id, token.lstrip, token.rstrip)
@@ -80,6 +91,15 @@ class ChatEncoder:
         self._eos = (tokenizer.eos_token, tokenizer.eos_token_id)
         self._backend, self._marks_word_start = _clone_backend(tokenizer.backend_tokenizer)
         self._skeletons: dict[tuple[str, ...], Skeleton] = {}
+        self.unknown_token_id = tokenizer.unk_token_id
+        if self.unknown_token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            self.unknown_token_id = None  # then it says nothing
+
+    def identity(self) -> str:
+        """A hash of all that decides the ids: vocabulary, rules, control tokens, chat template."""
+        parts = [self._backend.to_str(), self._tokenizer.chat_template, self._bos, self._eos]
+        parts += [sorted(self._special_tokens.items()), self._marks_word_start, TEMPLATE_DATE]
+        return sha256(json.dumps(parts).encode()).hexdigest()
 
     def encode_many(self, examples: Iterable[Example], *, loss_on: str = "assistant") -> list[Encoded]:
         """Encode examples. ``loss_on``: "assistant" trains each of the assistant's turns with its end-of-turn token;
@@ -88,20 +108,30 @@ class ChatEncoder:
         Running text gets one BOS and one EOS (where the tokenizer has them) and is trained whole, but for the BOS.
         Raises UserError 65 or 78 naming the example.
         """
+        tokens, lengths = self.encode_packed(examples, loss_on=loss_on)
+        ends = np.cumsum(lengths)
+        return [unpack(tokens[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+
+    def encode_packed(
+        self, examples: Iterable[Example], *, loss_on: str = "assistant"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like :meth:`encode_many`, for many: (uint32 tokens end to end with the mask in the highest bit, lengths)."""
         if loss_on not in LOSS_ON:
             raise ValueError(f"loss_on is {loss_on!r}, not one of {LOSS_ON}")
         plans = [self._plan(example) for example in examples]
         ids_of_texts = iter(self._ids_of([text for plan in plans for text, _ in plan if isinstance(text, str)]))
-        encoded = []
-        for plan in plans:
-            input_ids: list[int] = []
-            mask: list[bool] = []
-            for item, trained in plan:
+        runs: list[list[int]] = []
+        trained: list[bool] = []
+        lengths = np.zeros(len(plans), np.int64)
+        for at, plan in enumerate(plans):
+            for item, is_trained in plan:
                 ids = next(ids_of_texts) if isinstance(item, str) else [item]
-                input_ids += ids
-                mask += [trained or loss_on == "all"] * len(ids)
-            encoded.append(Encoded(input_ids, mask))
-        return encoded
+                runs.append(ids)
+                trained.append(is_trained or loss_on == "all")
+                lengths[at] += len(ids)
+        tokens = np.fromiter(chain.from_iterable(runs), np.uint32, int(lengths.sum()))
+        tokens |= np.repeat(np.array(trained, np.uint32) << TRAINED_BIT, [len(ids) for ids in runs])
+        return tokens, lengths
 
     def encode_prompt(self, messages: Sequence[Message | dict]) -> list[int]:
         messages = [m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages]
@@ -143,6 +173,11 @@ class ChatEncoder:
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton:
         skeleton = self._skeletons.get(roles)
         if skeleton is None:
+            if not self._tokenizer.chat_template:
+                raise UserError(
+                    Problem("the tokenizer has no chat template", next_step="use an instruct model, or `text` rows"),
+                    ExitCode.CONFIG,
+                )
             skeleton = build_skeleton(self._tokenizer, self._special_tokens, roles)
             self._skeletons[roles] = skeleton
         return skeleton

@@ -1,0 +1,91 @@
+"""Encoded data kept on disk, under a key of everything it depends on. A stale entry cannot be found."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from common import chat, data
+from common.chat.dataset import EncodedDataset
+from common.chat.lengths import LengthPolicy
+from common.data.examples import Example
+
+_FILES = ("tokens.u32", "offsets.npy", "about.json")
+
+
+def cache_key(policy: LengthPolicy, examples: Sequence[Example]) -> str:
+    """A key of the examples, the tokenizer with its template, the limits and this code."""
+    digest = sha256()
+    for example in examples:
+        turns = [[message.role, message.content] for message in example.messages]
+        digest.update(json.dumps([example.source, example.text, turns]).encode())
+    return combine(policy, digest.hexdigest())
+
+
+def combine(policy: LengthPolicy, data_key: str) -> str:
+    """Like :func:`cache_key`, for data that has a key already (a file's hash, and the rules it was read by)."""
+    parts = [
+        code_version(),
+        data_key,
+        policy.encoder.identity(),
+        policy.max_length_tokens,
+        policy.on_overlong,
+        policy.loss_on,
+    ]
+    return sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def cached(folder: Path, key: str, make: Callable[[], EncodedDataset]) -> EncodedDataset:
+    """Return the entry ``key`` of ``folder``, made first if it is not there.
+
+    An entry appears under its name when it is complete, by one rename, so that an interrupted run leaves none.
+    """
+    entry = Path(folder) / key
+    if not entry.is_dir():
+        dataset = make()
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
+        try:
+            _write(dataset, temporary)
+            temporary.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # not made by another process in the meantime either
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return open_encoded(entry)
+
+
+def open_encoded(entry: Path) -> EncodedDataset:
+    """Open an entry; its tokens stay on disk until they are read."""
+    offsets = np.load(entry / "offsets.npy")
+    about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+    empty = not offsets[-1]
+    tokens = np.empty(0, np.uint32) if empty else np.memmap(entry / "tokens.u32", np.uint32, "r")
+    return EncodedDataset(tokens, offsets, about["report"], about["sources"])
+
+
+@cache
+def code_version() -> str:
+    """A hash of the source of everything that turns a file into tokens."""
+    folders = [Path(package.__file__).parent for package in (chat, data)]
+    digest = sha256()
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _write(dataset: EncodedDataset, folder: Path) -> None:
+    dataset.tokens.tofile(folder / "tokens.u32")
+    np.save(folder / "offsets.npy", dataset.offsets)
+    about = {"report": dataset.report, "sources": list(dataset.sources)}
+    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+    for name in _FILES:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
