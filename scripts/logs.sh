@@ -49,16 +49,22 @@ ask() {
   "$PYTHON_BIN" python/status.py --field "$@"
 }
 
+TAIL_PID=""
+
 follow() {
-  local folder=$1 lines=$2 tail_pid
+  local folder=$1 lines=$2
+  trap stop_tail EXIT
   tail -n "$lines" -F "$folder/train.log" 2>/dev/null &
-  tail_pid=$!
-  trap 'kill "$tail_pid" 2>/dev/null || true' EXIT
-  while [ "$(ask running --run="${folder##*/}")" = true ] && kill -0 "$tail_pid" 2>/dev/null; do
+  TAIL_PID=$!
+  while [ "$(ask running --run="${folder##*/}")" = true ] && kill -0 "$TAIL_PID" 2>/dev/null; do
     sleep 1
   done
   sleep 1 # let tail print the last lines
   say "==> run ${folder##*/} is $(ask state --run="${folder##*/}")"
+}
+
+stop_tail() {
+  if [ -n "$TAIL_PID" ]; then kill "$TAIL_PID" 2>/dev/null || true; fi
 }
 
 main "$@"

@@ -1,7 +1,7 @@
 """A training command without a model: the command line and the run folder of a real one, for tests of the launchers.
 
 --set keys: steps, step_s, fail_at (raises there), helper (a child process that ignores SIGTERM), stubborn (never
-looks at stop requests), load_s (time before the manifest), early (a line printed before the lock).
+looks at stop requests), load_s (time before the manifest), early (a line printed before the lock), bad (refused).
 """
 
 import signal
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, StoppedRun, UserError, run_command
+from common.settings import load_recipe
 
 
 def main() -> None:
@@ -30,17 +31,23 @@ def main() -> None:
     run = runs.Run.reopen(name) if options.resume else runs.Run.create(name, options.output)
     with run:
         if run.resumed:
-            settings = {**run.manifest()["settings"], **settings}
+            settings = {**run.manifest()["fake"], **settings}
         else:
             time.sleep(float(settings.get("load_s", 0)))
-            run.write_manifest({"recipe": options.recipe, "command": "tests/scripts/fake_training.py",
-                                "argv": sys.argv, "settings": settings})  # fmt: skip
+            run.write_manifest(
+                {
+                    "recipe": options.recipe,
+                    "command": str(Path(__file__).resolve().relative_to(runs.ROOT)),
+                    "settings": load_recipe(options.recipe).to_dict() if options.recipe != "fake-alone" else {},
+                    "fake": settings,
+                }
+            )
         train(run, settings)
 
 
 def read_options():
     parser = CommandParser(prog="fake_training.py", description=__doc__)
-    parser.add_argument("--recipe", default="fake")
+    parser.add_argument("--recipe", default="fake-alone")
     parser.add_argument("--run")
     parser.add_argument("--output")
     for flag in ("--smoke", "--check", "--resume", "--force"):

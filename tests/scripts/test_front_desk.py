@@ -1,0 +1,232 @@
+"""Makefile, setup, demo and the manners every script shares. Run: pytest tests/scripts/test_front_desk.py"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, wait_for
+
+SCRIPTS = sorted(path.name for path in (PROJECT / "scripts").glob("*.sh") if path.name != "lib.sh")
+TARGETS = re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+
+
+# Manners
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_unknown_options(clone, script):
+    before = sorted(clone.root.rglob("*"))
+    answer = clone.run(f"scripts/{script}", "--help")
+    assert answer.returncode == 0 and answer.stdout.startswith("usage: scripts/") and answer.stderr == ""
+    if script != "test.sh":  # its options are pytest's
+        answer = clone.run(f"scripts/{script}", "--colour", RECIPE="fake")
+        assert answer.returncode == 64 and "--colour" in answer.stderr and "Traceback" not in answer.stderr
+    after = [path for path in sorted(clone.root.rglob("*")) if "__pycache__" not in str(path)]
+    assert after == before
+
+
+def test_scripts_are_executable_and_the_library_is_not():
+    modes = {path.name: os.access(path, os.X_OK) for path in (PROJECT / "scripts").glob("*.sh")}
+    assert modes == {name: name != "lib.sh" for name in modes}
+    assert os.access(PROJECT / ".ci" / "run", os.X_OK)
+
+
+def test_scripts_work_from_any_folder(clone, tmp_path):
+    answer = subprocess.run(
+        [clone.root / "scripts" / "train.sh"], cwd=tmp_path, env=clone.environment(RECIPE="fake"), check=False
+    )
+    assert answer.returncode == 0 and (clone.runs / "fake" / "status.json").is_file()
+
+
+def test_a_missing_environment_is_69_and_names_the_remedy(clone):
+    answer = clone.run("scripts/call.sh", "status", RECETARIO_PYTHON="")
+    assert answer.returncode == 69 and answer.stderr.strip().endswith("make setup")
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_odd_surroundings(clone, locale):
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": locale, "RECETARIO_PYTHON": sys.executable, "TZ": "Nowhere/X"}
+    for command in (["make", "train", "RECIPE=fake"], ["make", "status"]):  # no HOME, no TERM
+        answer = subprocess.run(command, cwd=clone.root, env=environment, capture_output=True, check=False)
+        assert answer.returncode == 0, answer.stderr.decode()
+
+
+# make
+
+
+def test_help_lists_every_target_with_a_text(clone):
+    listed = dict(re.findall(r"^  ([a-z0-9-]+)  +(\S.*)$", clone.run("make").stdout, re.MULTILINE))
+    assert sorted(listed) == sorted(TARGETS) and len(TARGETS) > 15
+    assert all(len(text) > 5 for text in listed.values())
+
+
+def test_every_target_is_one_line_and_what_it_calls_exists():
+    for target in TARGETS:
+        dry = subprocess.run(["make", "-n", target], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        (line,) = dry.splitlines()
+        words = line.split()
+        assert (PROJECT / words[0]).is_file() or words[0] == "awk"
+        if words[0] == "scripts/call.sh":
+            assert (PROJECT / "python" / f"{words[1]}.py").is_file(), f"make {target}"
+
+
+def test_every_option_of_a_target_is_one_of_its_command():
+    for name, pairs in re.findall(r"scripts/call\.sh (\w+)(.*)", (PROJECT / "Makefile").read_text()):
+        command = [sys.executable, PROJECT / "python" / f"{name}.py", "--help"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for option in re.findall(r"=(--[a-z-]+)", pairs):
+            assert re.search(rf"{option}\b", text), f"{name} has no {option}"
+
+
+def test_values_never_pass_through_a_shell(clone):
+    for value in ("$$(touch pwned)", "a;touch pwned", "`touch pwned`", "x' touch pwned '", "-rf", "../x"):
+        for target in ("status", "logs", "stop", "resume", "clean", "train-cpu-background"):
+            assert clone.run("make", target, f"RUN={value}").returncode != 0
+    assert not list(clone.root.rglob("pwned")) and not clone.runs.exists()
+
+
+def test_smoke_and_paths_with_spaces_reach_the_command(clone):
+    output = clone.root / "out put"
+    answer = clone.run("make", "train-cpu", "SMOKE=1", f"OUTPUT={output}", "RECIPE=fake")
+    assert answer.returncode == 0, answer.stderr
+    assert (clone.runs / "fake-smoke").resolve() == output
+    assert "SMOKE is 1 or 0" in clone.run("make", "train-cpu", "SMOKE=yes").stderr
+    answer = clone.run("make", "train-cpu")
+    assert answer.returncode == 0 and (clone.runs / "ba-cpu" / "status.json").is_file()
+    answer = clone.run("make", "train")
+    assert "recipes: ba-cpu, demo, fake" in answer.stderr
+
+
+# setup
+
+
+@pytest.fixture
+def bare(clone):
+    """A clone whose environment is empty but for pip, so that the real installation takes seconds."""
+    (clone.root / "requirements.txt").write_text("# nothing\n")
+    (clone.root / "requirements.lock").write_text("# nothing\n")
+    return clone
+
+
+def set_up(clone, **variables):
+    return clone.run("scripts/setup.sh", PYTHON=sys.executable, RECETARIO_PYTHON="", **variables)
+
+
+def test_setup_once_quick_afterwards_and_anew_when_broken(bare):
+    answer = set_up(bare)
+    assert answer.returncode == 0, answer.stderr
+    python = bare.root / ".venv" / "bin" / "python"
+    assert python.exists()
+
+    began = time.monotonic()
+    assert set_up(bare).returncode == 0
+    assert time.monotonic() - began < 0.7
+    before = python.lstat().st_ino
+
+    (bare.root / "requirements.txt").write_text("# changed\n")
+    assert "installing packages" in set_up(bare).stderr
+    assert python.lstat().st_ino == before
+
+    (bare.root / ".venv" / "recetario-unfinished").touch()  # killed while it installed
+    (bare.root / ".venv" / "rest").touch()
+    answer = set_up(bare)
+    assert answer.returncode == 0 and "making it anew" in answer.stderr
+    assert not (bare.root / ".venv" / "rest").exists()
+    assert bare.run("make", "status", RECETARIO_PYTHON="").returncode in (0, 2)
+
+
+def test_setup_several_at_once_make_one_environment(bare):
+    variables = {"PYTHON": sys.executable, "RECETARIO_PYTHON": ""}
+    everyone = [bare.start("scripts/setup.sh", **variables) for _ in range(3)]
+    answers = [process.communicate(timeout=60)[1] for process in everyone]
+    assert [process.returncode for process in everyone] == [0, 0, 0], answers
+    assert sum("making .venv" in answer for answer in answers) == 1
+    assert sum("waiting for it" in answer for answer in answers) == 2
+
+
+def test_setup_names_what_is_missing(bare):
+    answer = bare.run("scripts/setup.sh", PYTHON="/bin/false")
+    assert answer.returncode == 69 and "no Python 3.11 or newer" in answer.stderr
+    (bare.root / "requirements.txt").write_text(f"{bare.root}/no-such-package.whl\n")
+    answer = set_up(bare)
+    assert answer.returncode == 69 and "could not be installed" in answer.stderr
+    assert set_up(bare).returncode == 69  # still not taken for ready
+    shutil.rmtree(bare.root / ".venv")
+    (bare.root / ".venv").mkdir()
+    (bare.root / ".venv" / "thesis.txt").touch()
+    answer = set_up(bare)
+    assert answer.returncode == 69 and (bare.root / ".venv" / "thesis.txt").exists()
+
+
+# demo
+
+
+@pytest.fixture
+def demo(clone):
+    """A clone in which the demo recipe trains nothing and the comparison only says that it was called."""
+    (clone.root / "python" / "compare_ba_models.py").write_text("import sys\nprint('compared', *sys.argv[1:])\n")
+    return clone
+
+
+def test_demo_runs_once_and_then_knows(demo):
+    answer = demo.run("make", "demo", RUN="other", SMOKE=1)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.endswith("compared --run demo\n") and "run 'demo' is completed" in answer.stdout
+    again = demo.run("make", "demo")
+    assert (
+        again.returncode == 0 and "trained already" in again.stderr and again.stdout.endswith("compared --run demo\n")
+    )
+    assert sorted(path.name for path in demo.runs.iterdir()) == ["demo"]
+
+    with (demo.root / "recipes" / "demo.yaml").open("a") as recipe:
+        recipe.write("method:\n  rank: 3\n")
+    changed = demo.run("make", "demo")
+    assert changed.returncode == 0 and "trained anew" in changed.stderr
+    assert "method.rank: the run has 8, the recipe 3" in changed.stdout
+    assert len(list(demo.runs.glob("demo-2*/run.json"))) == 1
+
+
+def test_demo_goes_on_where_it_was_interrupted(demo):
+    slow = "import sys\nsys.argv += ['--set', 'steps=40', '--set', 'step_s=0.05']\n"
+    command = demo.root / "python" / "fake_training.py"
+    command.write_text(command.read_text().replace('if __name__ == "__main__":', slow + 'if __name__ == "__main__":'))
+    process = demo.start("make", "demo")
+    wait_for(lambda: demo.runs.is_dir() and (demo.runs / "demo" / "step").exists())
+    time.sleep(0.5)  # by now it watches
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and "goes on in the background" in errors
+    assert demo.status("demo")["running"]
+
+    assert demo.run("make", "stop").returncode == 0
+    answer = demo.run("make", "demo")
+    assert answer.returncode == 0, answer.stderr
+    assert "run demo goes on" in answer.stdout and answer.stdout.endswith("compared --run demo\n")
+    log = demo.read("demo", "train.log")
+    assert log.count("training from step 0") == 1 and log.count("training from step") == 2
+
+
+# The repository itself
+
+
+def test_no_tracked_file_is_ignored():
+    """Linters and packagers skip what .gitignore names, so a tracked file there is one that nobody checks."""
+    if not (PROJECT / ".git").exists():
+        pytest.skip("this is no git checkout")
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_make_targets_named_in_messages_exist():
+    """Every `make x` in a message, help text or document of ours names a target there is."""
+    sources = [*(PROJECT / "python").rglob("*.py"), *(PROJECT / "scripts").iterdir(), *PROJECT.glob("*.md")]
+    for source in sources:
+        for target in re.findall(r"(?:`|: |, |; )make ([a-z0-9-]+)\b", source.read_text(encoding="utf-8")):
+            if target not in ("a", "it", "one", "sure", "the", "their"):
+                assert target in TARGETS, f"{Path(source).relative_to(PROJECT)}: make {target}"
