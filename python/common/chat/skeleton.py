@@ -77,20 +77,22 @@ def build_skeleton(tokenizer, special_tokens: dict, roles: tuple[str, ...]) -> S
     marked = [{"role": role, "content": f"{_PAD}\ue000{i}\ue001{_PAD}"} for i, role in enumerate(roles)]
     try:
         full = render(tokenizer, marked)
-        turns = [
-            (render(tokenizer, marked[:i], True), full if i == len(roles) - 1 else render(tokenizer, marked[: i + 1]))
+        turns = {  # of each answer: the generation prompt before it, and the conversation through it
+            i: (
+                render(tokenizer, marked[:i], True),
+                full if i == len(roles) - 1 else render(tokenizer, marked[: i + 1]),
+            )
             for i, role in enumerate(roles)
             if role == "assistant"
-        ]
-    except UserError:
-        raise
+        }
     except Exception as error:  # a template raises jinja2 errors of its own wording
         raise UserError(
             Problem(f"the chat template refuses the roles {' → '.join(roles)}: {error}"), ExitCode.DATA
         ) from error
     literals, slots = _split(full)
     _check_complete(roles, slots)
-    if not full.startswith(turns[-1][0]):
+    last_prompt = turns[len(roles) - 1][0]
+    if not full.startswith(last_prompt):
         raise UserError(
             Problem(
                 "the chat template's generation prompt is not what it writes before an answer",
@@ -99,34 +101,40 @@ def build_skeleton(tokenizer, special_tokens: dict, roles: tuple[str, ...]) -> S
             ),
             ExitCode.CONFIG,
         )
-    builder = _Builder(special_tokens, tokenizer.eos_token_id)
     position = {slot.index: at for at, slot in enumerate(slots)}
-    bounds = {}
-    assistants = [i for i, role in enumerate(roles) if role == "assistant"]
-    for turn, (prompt, through) in zip(assistants, turns, strict=True):
-        at = position[turn]
-        head = _SENTINEL.split(prompt)[-1]
-        if not literals[at].startswith(head):
-            head = literals[at]
-        after = _common_prefix(_SENTINEL.split(through)[-1], literals[at + 1])
-        bounds[at] = (len(head), after, turn == assistants[-1])
+    answers = {
+        position[index]: _Answer(
+            opening=_after_prompt(literals[position[index]], prompt),
+            closing=os.path.commonprefix([_split(through)[0][-1], literals[position[index] + 1]]),
+            is_last=index == len(roles) - 1,
+        )
+        for index, (prompt, through) in turns.items()
+    }
+    builder = _Builder(special_tokens, tokenizer.eos_token_id)
     for at, literal in enumerate(literals):
-        before = bounds.get(at - 1)
-        if before:
-            _, after, last = before
-            rest = builder.end_turn(literal, after, last)
-            if last:
+        if at - 1 in answers:
+            literal = builder.end_answer(literal, answers[at - 1])
+            if answers[at - 1].is_last:
                 break
-            literal = rest
-        if at in bounds:
-            cut = bounds[at][0]
-            builder.add_literal(literal[: len(literal) - (len(literals[at]) - cut)])
-            builder.start_answer(literals[at][cut:])
+        if at in answers:
+            opening = answers[at].opening
+            builder.add_literal(literal.removesuffix(opening))
+            builder.start_answer(opening)
         else:
             builder.add_literal(literal)
-        if at < len(slots):
-            builder.add_slot(slots[at])
-    return Skeleton(builder.parts, builder.prompt_parts, _outline(full), _outline(turns[-1][0]))
+        builder.add_slot(slots[at])
+    return Skeleton(builder.parts, builder.prompt_parts, _outline(full), _outline(last_prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the template writes around an answer: ``opening`` between the generation prompt and the content, ``closing``
+    behind the content, as far as it belongs to this turn.
+    """
+
+    opening: str
+    closing: str
+    is_last: bool
 
 
 class _Builder:
@@ -165,24 +173,25 @@ class _Builder:
         self.prompt_parts = len(self.parts)
         self.add_literal(literal)
 
-    def end_turn(self, literal: str, after: str, last: bool) -> str:
-        """Add the trained end of an answer and return what is left of the literal.
+    def end_answer(self, literal: str, answer: _Answer) -> str:
+        """Add the trained end of an answer and return what is left of the literal behind it.
 
         The end of the turn is the first control token after the content; where the template has none, the last turn
         gets the end-of-sequence token.
         """
-        match = self.pattern.search(after)
+        match = self.pattern.search(answer.closing)
         if match:
             self.add_literal(literal[: match.end()])
-        elif last:
+            literal = literal[match.end() :]
+            if self.special_tokens[match.group()][2]:
+                literal = literal.lstrip()
+        elif answer.is_last:
             if self.eos_token_id is None:
-                raise UserError(
-                    Problem("neither the chat template nor the tokenizer has a token that ends an answer"),
-                    ExitCode.CONFIG,
-                )
+                what = "neither the chat template nor the tokenizer has a token that ends an answer"
+                raise UserError(Problem(what), ExitCode.CONFIG)
             self.parts.append(Part(True, token_id=self.eos_token_id))
         self.open, self.trained, self.last_character = False, False, ""
-        return literal[match.end() :] if match else literal
+        return literal
 
     def _add_text(self, text: str) -> None:
         if text:
@@ -222,5 +231,7 @@ def _check_complete(roles: tuple[str, ...], slots: list[Slot]) -> None:
         )
 
 
-def _common_prefix(a: str, b: str) -> str:
-    return os.path.commonprefix([a, b])
+def _after_prompt(literal: str, prompt: str) -> str:
+    """What of the literal before an answer comes after the generation prompt."""
+    head = _split(prompt)[0][-1]
+    return literal.removeprefix(head) if literal.startswith(head) else ""
