@@ -1,6 +1,5 @@
 # The front desk: every target is one line that calls a script or a command.
 # What is given here (make train RECIPE=demo RUN=mine) reaches them as environment variables, never through a shell.
-SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 

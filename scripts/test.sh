@@ -21,8 +21,8 @@ main() {
     ;;
   esac
   set_up_python
-  # Nothing a test does may reach the hub.
-  HF_HUB_OFFLINE=1 exec "$PYTHON_BIN" -m pytest "$@" ${TESTS:+"$TESTS"}
+  export HF_HUB_OFFLINE=1 # nothing a test does may reach the hub
+  exec "$PYTHON_BIN" -m pytest "$@" ${TESTS:+"$TESTS"}
 }
 
 main "$@"

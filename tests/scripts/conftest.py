@@ -76,7 +76,11 @@ class Clone:
         return (self.runs / name / file).read_text()
 
     def wait_for(self, name: str, *states: str, timeout_s=30.0) -> dict:
-        return wait_for(lambda: (s := self.status(name))["state"] in states and s, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (status := self.status(name))["state"] not in states:
+            assert time.monotonic() < deadline, status
+            time.sleep(0.05)
+        return status
 
     def end_all(self) -> None:
         """Kill whatever a test has left running, and nothing else."""

@@ -62,7 +62,7 @@ def train(run: runs.Run, settings: dict) -> None:
         subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
                           f"time.sleep({settings['helper']})"])  # fmt: skip
     counter = run.folder / "step"
-    done = int(counter.read_text()) if counter.exists() else 0
+    done = runs.read_json(counter)["step"] if counter.exists() else 0
     print(f"training from step {done}")
     for step in range(done + 1, steps + 1):
         time.sleep(step_s)
@@ -70,7 +70,7 @@ def train(run: runs.Run, settings: dict) -> None:
         run.update_status("training", step=step, total_steps=steps, loss=1 / step, eta_s=(steps - step) * step_s)
         if step == int(settings.get("fail_at", -1)):
             raise ArithmeticError(f"loss is not finite at step {step}")
-        counter.write_text(str(step))
+        runs.write_json(counter, {"step": step})
         if "stubborn" in settings:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         elif run.stop_requested():

@@ -149,6 +149,21 @@ def test_ctrl_c_in_the_foreground_saves_and_stops(clone):
     assert clone.status("here")["state"] == "stopped"
 
 
+def test_a_closing_terminal_saves_and_stops_a_foreground_run(clone):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(clone.root)
+        command = ["bash", "-ic", "scripts/train.sh --set steps=10000; true"]
+        os.execvpe("bash", command, clone.environment(RECIPE="fake", RUN="here"))
+    output = b""
+    while b"training from" not in output:
+        output += os.read(terminal, 4096)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert clone.wait_for("here", "stopped", "failed", "crashed", "completed")["state"] == "stopped"
+    assert "SIGHUP: stopping at the next safe point" in clone.read("here", "train.log")
+
+
 # Stop and resume
 
 
@@ -156,7 +171,7 @@ def test_stop_saves_and_resume_goes_on(clone):
     clone.train("pause", steps=20, step_s=0.05)
     answer = clone.run("make", "stop", RUN="pause")
     assert answer.returncode == 0 and "is stopped at step" in answer.stdout
-    stopped_at = int(clone.read("pause", "step"))
+    stopped_at = json.loads(clone.read("pause", "step"))["step"]
     status = clone.status("pause")
     assert (status["state"], status["exit_code"], status["running"]) == ("stopped", 75, False)
     assert "make resume RUN=pause" in status["reason"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from common.errors import ExitCode, Problem, UserError
 from common.runs.claim import write_error
 from common.runs.folders import MANIFEST_FILE, ROOT, read_json, runs_dir
-from common.runs.log import LAUNCH_LOG_VARIABLE, clean_line
+from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE, clean_line, last_lines
 from common.runs.run import LAUNCH_VARIABLE
 
 # Training reads local files only, and its log is for reading: no questions to the hub, no bars, no buffering.
@@ -81,9 +81,12 @@ def start_in_background(command: list[str], name: str) -> int:
                 _show_last_words(launch_log, name, child.pid)
                 raise SystemExit(code if code > 0 else 128 - code if code < 0 else int(ExitCode.INTERNAL))
             time.sleep(_POLL_S)
-    finally:
+    except KeyboardInterrupt:
         with suppress(OSError):
-            launch_log.unlink()
+            os.killpg(child.pid, signal.SIGTERM)  # a group that is ours: the child leads it and was not waited for
+        raise
+    finally:
+        launch_log.unlink(missing_ok=True)
     child.returncode = 0  # it is on its own now: no warning that it was not waited for
     return child.pid
 
@@ -110,8 +113,11 @@ def _has_begun(name: str, token: str) -> bool:
 
 
 def _show_last_words(launch_log: Path, name: str, pid: int) -> None:
-    lines = launch_log.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines:
-        lines = [f"process {pid} ended before the run began, and said nothing"]
-    for line in lines[-20:]:
-        print(clean_line(line), file=sys.stderr)
+    """Print what the child said before the run began; it may have moved that to the run's own log already."""
+    with suppress(OSError):
+        lines = [clean_line(line) for line in launch_log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        for line in lines[-20:] or [f"process {pid} ended before the run began, and said nothing"]:
+            print(line, file=sys.stderr)
+        return
+    for line in last_lines(runs_dir() / name / LOG_FILE, 20):
+        print(line, file=sys.stderr)

@@ -32,6 +32,7 @@ def capture_output(path: Path) -> None:
     if launch_log is not None:
         with contextlib.suppress(OSError):
             os.write(log, Path(launch_log).read_bytes())
+            Path(launch_log).unlink()
         _redirect(log)
     else:
         _tee(path)

@@ -199,8 +199,8 @@ class Run:
                 "launch": self._status["launch"],
             }
         )
+        capture_output(self.folder / LOG_FILE)  # first: the launcher takes its log away once it sees the attempt
         self._write_file(MANIFEST_FILE, self._manifest)
-        capture_output(self.folder / LOG_FILE)
 
     def _end_attempt(self, state: str, exit_code: int, line: str | None) -> None:
         with self._guard:
