@@ -67,6 +67,11 @@ class RowChecker:
         self.findings.check(example)
         return example
 
+    def detach(self) -> "RowChecker":
+        """Make it fit to be sent to another process: what was found stays, the means of checking go."""
+        self._reader, self._key_sets = None, set()
+        return self
+
     def merge(self, other: "RowChecker") -> None:
         """Add what was found in a later part of the same file."""
         self.rows += other.rows

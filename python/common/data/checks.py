@@ -1,16 +1,12 @@
 """What may be wrong with the text itself: control characters, control tokens, secrets. Found, never changed."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.data.examples import Example
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_MARKUP = re.compile(
-    r"<\|[a-z_]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>", re.IGNORECASE
-)
-_MARKUP_BEGINS = ("<|", "<s>", "</s>", "INST]", "SYS>>", "_of_turn>", "<bos>", "<eos>", "<pad>", "<unk>")
+_MARKUP = re.compile(r"<(?:\|[a-zA-Z_]{1,40}\||/?s|</?SYS>|(?:start|end)_of_turn|bos|eos|pad|unk)>|\[/?INST\]")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 # What a secret begins with (looked for first, which is cheap) → the whole of it, and its kind.
 _SECRETS = {
@@ -56,15 +52,16 @@ class TextFindings:
     secrets: dict[str, Finding] = field(default_factory=dict)
 
     def check(self, example: Example) -> None:
-        texts = [message.content for message in example.messages] or [example.text or ""]
-        if any(map(_CONTROL.search, texts)):
+        texts = [message.content for message in example.messages]
+        text = "\n".join(texts) if texts else example.text or ""
+        if _CONTROL.search(text):
             self.control.add(example.source)
-        if _found(texts, _MARKUP_BEGINS, _MARKUP.search):
+        if _MARKUP.search(text):
             self.markup.add(example.source)
-        if _found(texts, ("@",), _MAIL.search):
+        if "@" in text and _MAIL.search(text):
             self.mails.add(example.source)
         for begins, (pattern, kind) in _SECRETS.items():
-            if _found(texts, (begins,), pattern.search):
+            if begins in text and pattern.search(text):
                 self.secrets.setdefault(kind, Finding()).add(example.source)
 
     def merge(self, other: "TextFindings") -> None:
@@ -82,7 +79,3 @@ class TextFindings:
             (self.mails, "rows hold e-mail addresses"),
         )
         return [f"{what}: {finding}" for finding, what in told if finding.count]
-
-
-def _found(texts: list[str], begins: tuple[str, ...], search: Callable) -> bool:
-    return any(any(word in text for word in begins) and search(text) for text in texts)

@@ -1,5 +1,6 @@
 """Rows that say the same twice, and questions with several answers, within one file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,14 +45,14 @@ def find_duplicates(fingerprints: np.ndarray) -> Duplicates:
     return Duplicates(rows, exact, rows - len(first), pairs, conflicting)
 
 
-def check_duplicates(found: Duplicates, name: str, sources, max_share: float = MAX_DUPLICATE_SHARE) -> None:
-    """Raise UserError 65 when more than ``max_share`` of a file's rows repeat earlier ones."""
-    if found.rows and found.normalised / found.rows > max_share:
-        listed = "; ".join(f"{sources[b]} repeats {sources[a]}" for a, b in found.pairs[:3])
+def check_duplicates(found: Duplicates, name: str, source_of: Callable[[int], str]) -> None:
+    """Raise UserError 65 when more than a tenth of a file's rows repeat earlier ones."""
+    if found.rows and found.normalised / found.rows > MAX_DUPLICATE_SHARE:
+        listed = "; ".join(f"{source_of(b)} repeats {source_of(a)}" for a, b in found.pairs[:3])
         raise UserError(
             Problem(
                 f"{name}: {found.normalised:,} of {found.rows:,} rows repeat earlier rows ({listed}, …)",
-                f"allowed are {max_share:.0%}",
+                f"allowed are {MAX_DUPLICATE_SHARE:.0%}",
                 "take them out, or allow them (allow_duplicates)",
             ),
             ExitCode.DATA,

@@ -1,6 +1,6 @@
 """Is a question of the exam already in the lessons? Overlaps between the splits of a data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,7 +73,7 @@ def check_leaks(splits: Mapping[str, Sequence[Example]], *, allow_leak: bool = F
     names = list(splits)
     hashes, store = summarise(examples)
     report = find_leaks(split_of_row, names, hashes, store)
-    raise_leaks(report, [example.source for example in examples], allow_leak)
+    raise_leaks(report, lambda row: examples[row].source, allow_leak)
     return {**report.counts(), "allowed": allow_leak}
 
 
@@ -98,13 +98,14 @@ def summarise(examples: Sequence[Example]) -> tuple[np.ndarray, NgramStore]:
     return np.array(fingerprints, np.uint64).reshape(-1, 3), store
 
 
-def raise_leaks(report: LeakReport, sources: Sequence[str], allow_leak: bool) -> None:
+def raise_leaks(report: LeakReport, source_of: Callable[[int], str], allow_leak: bool) -> None:
     """Raise UserError 65 for the leaks of a report unless they are allowed."""
     if not report.leaks or allow_leak:
         return
     problems = [
         Problem(
-            f"{sources[leak.row]} ({leak.split}) {_MEANING[leak.kind]} {sources[leak.other_row]} ({leak.other_split})"
+            f"{source_of(leak.row)} ({leak.split}) {_MEANING[leak.kind]} "
+            f"{source_of(leak.other_row)} ({leak.other_split})"
         )
         for leak in report.leaks[:_LISTED]
     ]

@@ -129,5 +129,5 @@ def _check_duplicates(examples, name: str, allowed: bool) -> list[str]:
 
     found = find_duplicates(np.array([fingerprint(example)[0] for example in examples], np.uint64).reshape(-1, 3))
     if not allowed:
-        check_duplicates(found, name, [example.source for example in examples])
+        check_duplicates(found, name, lambda row: examples[row].source)
     return found.notes()

@@ -1,0 +1,187 @@
+"""A data file of any size, read, checked, split, leak-checked and encoded in bounded memory by several processes.
+
+Blocks of rows go out to workers and come back in the order of the file; tokens and rows go straight to disk, a file for
+each split; only hashes and lengths stay in memory (about 60 bytes a row).
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import BoundedSemaphore
+
+import numpy as np
+
+from common.chat import worker
+from common.chat.lengths import LengthReport
+from common.chat.worker import Job, Part
+from common.data.checking import RowChecker
+from common.data.duplicates import check_duplicates, find_duplicates
+from common.data.files import DataFile
+from common.data.leaks import LeakReport, find_leaks, raise_leaks
+from common.data.loading import file_notes, finish_check, first_row
+from common.data.meter import meter
+from common.data.overlaps import NgramStore
+from common.data.rows import Block, iter_blocks
+from common.data.splits import check_sizes
+from common.errors import UserError
+
+SMALL_BYTES = 8 << 20  # below this, other processes take longer to start than to help
+_AHEAD = 4  # blocks a worker may have waiting
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a file: counts by split, and everything worth writing into a manifest or a data set's card."""
+
+    sizes: dict[str, int]
+    checker: RowChecker
+    report: LengthReport
+    duplicates: object
+    leaks: LeakReport | None
+    notes: list[str]
+    token_lengths: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def process_file(
+    file: DataFile, job: Job, folder: Path, *, workers: int | None = None, allow_leak: bool = False
+) -> Outcome:
+    """Process ``file`` into ``folder`` (which exists and is empty): for each split ``<split>.jsonl`` (if the job writes
+    rows) and ``<split>/`` with tokens (if it has a tokenizer; see :func:`common.chat.cache.open_encoded`).
+
+    ``workers`` 0 works in this process; by default as many as there are CPUs for files that are worth it. Raises
+    UserError 65 for everything wrong with rows, lengths, splits, duplicates or leaks; ``folder`` may hold parts then.
+    """
+    if workers is None:
+        workers = 0 if file.size_bytes < SMALL_BYTES else len(os.sched_getaffinity(0))
+    sink = _Sink(job, folder)
+    checker, report = RowChecker(file.name, job.rules), LengthReport()
+    with sink, meter(f"reading {file.name}", file.size_bytes) as advance:
+        for part, size_bytes in _parts(file, job, workers):
+            checker.merge(part.checker)
+            if part.error:
+                raise UserError(*part.error)
+            if part.report:
+                report.merge(part.report)
+            sink.write(part)
+            advance(size_bytes)
+    finish_check(checker, file)
+    if job.tokenizer is not None:
+        report.check(job.max_length_tokens, job.on_overlong)
+    notes = file_notes(file) + checker.notes(first_row(file))
+    return sink.finish(checker, report, notes, allow_leak)
+
+
+def _parts(file: DataFile, job: Job, workers: int) -> Iterator[tuple[Part, int]]:
+    """Yield what became of each block, in order, with the block's share of the file's bytes."""
+    blocks = iter_blocks(file, job.rules.max_row_chars)
+    if workers < 1:
+        local = worker.Worker(job)
+        for block in blocks:
+            yield local.work(block), len(block.lines)
+        return
+    room = BoundedSemaphore(_AHEAD * workers)  # the pool would read the whole file into its queue
+    sizes: list[int] = []
+
+    def admit() -> Iterator[Block]:
+        for block in blocks:
+            room.acquire()
+            sizes.append(len(block.lines))
+            yield block
+
+    context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
+    with context.Pool(workers, worker.start, (job,)) as pool:
+        for at, part in enumerate(pool.imap(worker.work, admit())):
+            room.release()
+            yield part, sizes[at]
+
+
+class _Sink:
+    """Takes parts in order: big arrays to disk, small ones kept."""
+
+    def __init__(self, job: Job, folder: Path):
+        self.job, self.folder, self.names = job, Path(folder), list(job.shares)
+        self.small: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("numbers", "splits", "fingerprints", "kept", "lengths", "texts", "ngram_lengths")
+        }
+        self.files: dict[str, object] = {}
+
+    def __enter__(self):
+        if len(self.names) > 1:
+            self._open("ngrams", self.folder / "ngrams.u64")
+        for name in self.names:
+            if self.job.tokenizer is not None:
+                (self.folder / name).mkdir()
+                self._open(f"tokens {name}", self.folder / name / "tokens.u32")
+            if self.job.write_rows:
+                self._open(f"rows {name}", self.folder / f"{name}.jsonl")
+        return self
+
+    def __exit__(self, *_):
+        for file in self.files.values():
+            file.close()
+
+    def write(self, part: Part) -> None:
+        for name, kept in self.small.items():
+            if (array := getattr(part, name)) is not None:
+                kept.append(array)
+        if part.ngrams is not None:
+            part.ngrams.tofile(self.files["ngrams"])
+        split_of_kept = part.splits[part.kept]
+        for index, name in enumerate(self.names):
+            if self.job.tokenizer is not None:
+                part.tokens[np.repeat(split_of_kept == index, part.lengths)].tofile(self.files[f"tokens {name}"])
+            if self.job.write_rows:
+                chosen = np.flatnonzero((part.splits == index) & part.kept)
+                self.files[f"rows {name}"].writelines(part.lines[row] for row in chosen)
+
+    def finish(self, checker: RowChecker, report: LengthReport, notes: list[str], allow_leak: bool) -> Outcome:
+        kept, splits, numbers, prints = (self._all(name) for name in ("kept", "splits", "numbers", "fingerprints"))
+        sizes = {name: int((splits[kept] == index).sum()) for index, name in enumerate(self.names)}
+        notes = notes + check_sizes(sizes, self.job.shares)
+
+        def source_of(row: int) -> str:
+            return f"{self.job.name}:{numbers[row]}"
+
+        duplicates = find_duplicates(prints)
+        if not self.job.rules.allow_duplicates:
+            check_duplicates(duplicates, self.job.name, source_of)
+        leaks = self._check_leaks(splits, kept, prints, source_of, allow_leak)
+        outcome = Outcome(sizes, checker, report, duplicates, leaks, notes + duplicates.notes())
+        if self.job.tokenizer is not None:
+            self._write_index(outcome, splits[kept], numbers[kept])
+        return outcome
+
+    def _check_leaks(self, splits, kept, prints, source_of, allow_leak: bool) -> LeakReport | None:
+        if len(self.names) < 2:
+            return None
+        path = self.folder / "ngrams.u64"
+        hashes = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.empty(0, np.uint64)
+        rows = np.repeat(np.arange(len(splits)), self._all("texts"))
+        placed = np.where(kept, splits, 255)  # a row that was left out leaks nothing
+        report = find_leaks(placed, self.names, prints, NgramStore(hashes, self._all("ngram_lengths"), rows))
+        del hashes
+        path.unlink()
+        raise_leaks(report, source_of, allow_leak)
+        return report
+
+    def _write_index(self, outcome: Outcome, splits: np.ndarray, numbers: np.ndarray) -> None:
+        lengths = self._all("lengths")
+        for index, name in enumerate(self.names):
+            chosen = splits == index
+            outcome.token_lengths[name] = lengths[chosen]
+            np.save(self.folder / name / "offsets.npy", np.concatenate(([0], np.cumsum(lengths[chosen]))))
+            np.save(self.folder / name / "rows.npy", numbers[chosen])
+            about = {"report": outcome.report.summary(), "sources": []}
+            (self.folder / name / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+    def _all(self, name: str) -> np.ndarray:
+        arrays = self.small[name]
+        if not arrays:
+            return np.empty((0, 3) if name == "fingerprints" else 0, np.uint64 if name == "fingerprints" else np.int64)
+        return np.concatenate(arrays)
+
+    def _open(self, name: str, path: Path) -> None:
+        self.files[name] = path.open("wb")
