@@ -8,17 +8,10 @@ shown to lie on its side of the bound by interval and sign-flip test together (s
 from dataclasses import dataclass, field
 
 from common.statistics import TOLERANCE, PairedTest, lowest_rate_of_all_passed, mean_interval
+from common.thresholds import Thresholds
 
 ARMS = ("baseline", "optimized", "finetuned")
 VERDICTS = ("ADOPT", "KEEP_OPTIMIZED", "KEEP_BASELINE", "INCONCLUSIVE")
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the fine-tuned model must reach: a mean score, and a gain over what it would replace. Fractions."""
-
-    adopt_score: float = 0.90
-    adopt_gain: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,8 +91,8 @@ class _Judge:
         interval = mean_interval(self.scores["finetuned"])
         reasons = [
             f"The fine-tuned model gains {_difference(self.over_optimized)} over the optimised prompt.",
-            f"Its mean of {self.mean['finetuned']:.1%} misses the target of {self.target:.0%} "
-            f"(95 % interval {interval.low:.1%} to {interval.high:.1%}).",
+            f"Its mean of {_percent(self.mean['finetuned'])} misses the target of {_percent(self.target)} "
+            f"(95 % interval {100 * interval.low:.1f} to {_percent(interval.high)}).",
         ]
         if interval.high < self.target:
             better = "optimized" if self.mean["optimized"] >= self.mean["baseline"] else "baseline"
@@ -111,7 +104,8 @@ class _Judge:
 
     def _adopt_if_shown(self) -> Decision:
         reasons = [
-            f"The fine-tuned model's mean of {self.mean['finetuned']:.1%} reaches the target of {self.target:.0%}.",
+            f"The fine-tuned model's mean of {_percent(self.mean['finetuned'])} reaches the target, "
+            f"{_percent(self.target)}.",
             f"It gains {_difference(self.over_optimized)} over the optimised prompt; asked for: {_points(self.gain)}.",
         ]
         unsettled = [test for test in (self.over_optimized, self.over_baseline) if not test.shows_above(0.0)]
@@ -131,10 +125,10 @@ class _Judge:
                 "INCONCLUSIVE", [*reasons, "What was seen lies on the bound: more items may not settle it."]
             )
         # A test that fell short although its n seems enough was near the edge: never advise fewer items than now.
-        n = max(*needed, self.over_optimized.n + 1)
+        n = _round_up(max(*needed, self.over_optimized.n + 1))
         return Decision(
             "INCONCLUSIVE",
-            [*reasons, f"About {n} items would settle it, should the difference stay as it is."],
+            [*reasons, f"About {n:,} items would settle it, should the difference stay as it is."],
             items_needed=n,
         )
 
@@ -143,7 +137,8 @@ class _Judge:
         notes = [
             f"With {n} items the smallest true difference found with 80 % power is "
             f"{_points(self.over_optimized.smallest_detectable)} (fine-tuned against optimised prompt).",
-            f"Even {n} of {n} passed would only show a true pass rate of at least {lowest_rate_of_all_passed(n):.1%}.",
+            f"Even {n} of {n} passed would only show a true pass rate of at least "
+            f"{_percent(lowest_rate_of_all_passed(n))}.",
         ]
         notes += [f"The differences between {_name(t.new)} and {_name(t.old)} are all equal: no interval."
                   for t in (self.over_optimized, self.over_baseline, self.prompt_gain) if t.is_degenerate]  # fmt: skip
@@ -163,10 +158,20 @@ def _minus(values, bound: float):
     return np.asarray(values, dtype=float) - bound
 
 
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _round_up(n: int) -> int:
+    """To two leading digits: more would promise what such a forecast cannot hold."""
+    unit = 10 ** max(0, len(str(n)) - 2)
+    return -(-n // unit) * unit
+
+
 def _points(fraction: float) -> str:
     return f"{100 * fraction:.1f} points"
 
 
 def _difference(test: PairedTest) -> str:
     low, high = 100 * test.interval.low, 100 * test.interval.high
-    return f"{100 * test.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"{100 * test.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})".replace("-", "−")

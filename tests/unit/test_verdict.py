@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.verdict import VERDICTS, Thresholds, decide
+from common.thresholds import Thresholds
+from common.verdict import VERDICTS, decide
 
 RNG = np.random.default_rng(8)
 
@@ -43,7 +44,7 @@ def test_each_verdict_and_its_reason(scores, verdict, reason):
 
 def test_notes_say_how_little_22_items_can_show():
     notes = " ".join(decide(arms(around(0.6), around(0.8), around(0.95))).notes)
-    assert "84.6%" in notes and "80 % power" in notes
+    assert "84.6 %" in notes and "80 % power" in notes
 
 
 def test_a_prompt_that_harms_does_not_make_the_tuned_model_look_good():

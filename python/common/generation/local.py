@@ -30,10 +30,14 @@ class LocalModel:
 
     @cached_property
     def model(self):
+        import torch
+
+        from common.hardware import pick_device, pick_threads
         from common.methods import load_adapter
         from common.models import load_model
 
-        model = load_model(self.folder, self.precision).eval()
+        torch.set_num_threads(pick_threads().value)
+        model = load_model(self.folder, self.precision, pick_device().value).eval()
         return load_adapter(model, self.adapter) if self.adapter else model
 
     @cached_property
@@ -57,6 +61,17 @@ class LocalModel:
 
         names = ("adapter_config.json", "adapter_model.safetensors")
         return {name: sha256_of(self.adapter / name) for name in names} if self.adapter else {}
+
+    def require_base_of(self, manifest: dict) -> None:
+        """Raise UserError (78) unless the base model's files are those that the run of ``manifest`` was trained on."""
+        wanted = manifest.get("model", {}).get("files", {}) if self.adapter else {}
+        changed = [name for name, digest in wanted.items() if self.base_hashes.get(name) != digest]
+        if changed:
+            raise UserError(
+                Problem(f"{self.folder} is not the model that {self.adapter} was trained on",
+                        f"changed: {', '.join(sorted(changed)[:5])}", "train again, or bring the base model back"),
+                ExitCode.CONFIG,
+            )  # fmt: skip
 
 
 class LocalArm:

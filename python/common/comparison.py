@@ -1,0 +1,225 @@
+"""A comparison of three arms on one held-out set: asked, scored, tested, judged, and put into one report."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from common.data import Example, Loaded, Message
+from common.errors import ExitCode, Problem, UserError
+from common.generation import Answer, Decoding, generate
+from common.generation.answers import AnswerCache
+from common.generation.arms import Arm
+from common.scoring import Metric
+from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
+from common.thresholds import Thresholds
+from common.verdict import ARMS, decide, paired_tests
+
+GOLD_AT_LEAST = 0.9
+SHUFFLED_AT_MOST = 0.2
+
+
+@dataclass
+class Comparison:
+    """Everything a comparison works on. ``known`` are the splits the arms may have seen, by name (train first)."""
+
+    arms: dict[str, Arm]
+    test: Loaded
+    known: dict[str, Loaded]
+    demonstrations: list[Example]
+    metric: Metric
+    decoding: Decoding
+    thresholds: Thresholds
+    notes: list[str] = field(default_factory=list)
+
+    def conversations(self, arm: str) -> list[list[Message]]:
+        """What ``arm`` is asked: each item's turns before the answer; the optimised arm demonstrations first."""
+        shown = self.demonstrations if arm == "optimized" else []
+        before = [message for example in shown for message in example.messages if message.role != "system"]
+        return [_insert_turns(example.prompt_messages, before) for example in self.test]
+
+
+def choose_demonstrations(train: Sequence[Example], count: int, metric: Metric, seed: int) -> list[Example]:
+    """Draw ``count`` training examples that the metric gives its highest mark, the same ones for the same seed.
+
+    Raises UserError (64) when there are fewer examples than that.
+    """
+    usable = [example for example in train if example.messages]
+    if count > len(usable):
+        raise UserError(
+            Problem(f"--demonstrations {count}", f"there are {len(usable)} training examples"), ExitCode.USAGE
+        )
+    marks = [metric(example.completion, example.completion)[0] for example in usable]
+    best = [example for example, mark in zip(usable, marks, strict=True) if mark >= max(marks) - 1e-9]
+    pool = best if len(best) >= count else usable
+    order = sorted(pool, key=lambda example: (example.prompt, example.completion))
+    return random.Random(seed).sample(order, count)
+
+
+def check_separation(test: Loaded, known: Mapping[str, Loaded], demonstrations: Sequence[Example]) -> dict:
+    """Compare the test items with every split the arms may have seen; counts by split, for the report.
+
+    Raises UserError (65) with every item that is in one of them: same, same but for case and spacing, the same
+    question, or large shared parts (13-word sequences).
+    """
+    from common.data.leaks import check_leaks
+
+    counts, problems = {}, []
+    splits = {name: list(loaded.examples) for name, loaded in known.items()}
+    # Demonstrations are looked for among the training data: alone they are too few to tell a copied answer from
+    # the fixed instructions, which every prompt shares.
+    shown = splits.setdefault("train", [])
+    shown += [example for example in demonstrations if example not in shown]
+    for name, examples in splits.items():
+        if not examples:
+            continue
+        try:
+            counts[name] = check_leaks({name: examples, "test": test.examples})
+        except UserError as error:
+            problems += error.problems[:-1]
+    if problems:
+        advice = Problem(
+            "test items are known to an arm", "a comparison needs items no arm has seen", "use another --dataset"
+        )
+        raise UserError([*problems, advice], ExitCode.DATA)
+    return counts
+
+
+def compare(
+    work: Comparison, *, cache: AnswerCache | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> dict:
+    """Ask all arms, score, test and judge. Returns the report as plain data; its parts are described in the README.
+
+    Raises UserError: 65 for too few or leaking items or a prompt too long, 69 when a server stays away.
+    """
+    if len(work.test) < 2:
+        raise UserError(Problem(f"{work.test.path}: {len(work.test)} item", "two or more to compare"), ExitCode.DATA)
+    leaks = check_separation(work.test, work.known, work.demonstrations)
+    checks = check_apparatus(work.test.examples, work.metric, work.thresholds)
+    models = {}
+    for name in ARMS:
+        told = (lambda done, total, name=name: progress(name, done, total)) if progress else (lambda done, total: None)
+        begin = time.monotonic()
+        answers = generate(work.arms[name], work.conversations(name), work.decoding, cache=cache, progress=told)
+        models[name] = _judge_arm(work, answers) | {"seconds": round(time.monotonic() - begin, 2)}
+    scores = {name: [item["score"] for item in models[name]["predictions"]] for name in ARMS}
+    tests = paired_tests(scores)
+    return {
+        "metadata": _metadata(work),
+        "items": [_describe_item(example) for example in work.test],
+        "models": models,
+        "comparison": {
+            "ranking": [{"model": name, "mean": models[name]["scores"]["mean"]}
+                        for name in sorted(ARMS, key=lambda name: -models[name]["scores"]["mean"])],
+            "tests": {name: test.as_dict() for name, test in tests.items()},
+            "effect_sizes": {name: test.cohens_d for name, test in tests.items()},
+            "decision": asdict(decide(scores, work.thresholds)),
+        },
+        "checks": checks | {"leaks": leaks},
+    }  # fmt: skip
+
+
+def check_apparatus(examples: Sequence[Example], metric: Metric, thresholds: Thresholds) -> dict:
+    """Does the metric know good from bad, and the rule something from nothing? Each check with its outcome.
+
+    gold: the reference answers themselves. shuffled: the words of each reference answer in random order, which keeps
+    the words and takes away the form (a metric that looks at the answer alone cannot notice another item's answer;
+    one that takes the reference is given another item's answer as well). self: the references as all three arms.
+    """
+    gold = [example.completion for example in examples]
+    shuffled = [_shuffle_words(text, index) for index, text in enumerate(gold)]
+    gold_scores = [metric(text, text)[0] for text in gold]
+    checks = {
+        "gold": _check(gold_scores, lambda mean: mean >= GOLD_AT_LEAST, f"at least {GOLD_AT_LEAST}"),
+        "shuffled_words": _check(
+            [metric(text, reference)[0] for text, reference in zip(shuffled, gold, strict=True)],
+            lambda mean: mean <= SHUFFLED_AT_MOST, f"at most {SHUFFLED_AT_MOST}"),
+    }  # fmt: skip
+    if metric.uses_reference:
+        others = gold[1:] + gold[:1]
+        scores = [metric(text, reference)[0] for text, reference in zip(others, gold, strict=True)]
+        checks["answers_of_other_items"] = _check(
+            scores, lambda mean: mean <= SHUFFLED_AT_MOST, f"at most {SHUFFLED_AT_MOST}"
+        )
+    verdict = decide(dict.fromkeys(ARMS, gold_scores), thresholds).verdict
+    checks["self"] = {"verdict": verdict, "wanted": "anything but ADOPT", "ok": verdict != "ADOPT"}
+    return checks
+
+
+def _check(scores: list[float], is_right: Callable[[float], bool], wanted: str) -> dict:
+    mean = sum(scores) / len(scores)
+    return {"mean": mean, "wanted": wanted, "ok": is_right(mean)}
+
+
+def _shuffle_words(text: str, seed: int) -> str:
+    words = text.split()
+    random.Random(seed).shuffle(words)
+    return " ".join(words)
+
+
+def _insert_turns(prompt: Sequence[Message], turns: Sequence[Message]) -> list[Message]:
+    """Demonstrations go behind a system message and before everything else."""
+    start = 1 if prompt and prompt[0].role == "system" else 0
+    return [*prompt[:start], *turns, *prompt[start:]]
+
+
+def _judge_arm(work: Comparison, answers: list[list[Answer]]) -> dict:
+    predictions = []
+    for example, samples in zip(work.test, answers, strict=True):
+        judged = [_judge_answer(work.metric, answer, example.completion) for answer in samples]
+        mean = sum(answer["score"] for answer in judged) / len(judged)
+        predictions.append({"source": example.source, "score": mean, "answers": judged})
+    every = [answer for prediction in predictions for answer in prediction["answers"]]
+    names = list(dict.fromkeys(name for answer in every for name in answer["components"]))
+    return {
+        "scores": summarise([prediction["score"] for prediction in predictions]),
+        "component_scores": {
+            name: sum(answer["components"].get(name, 0.0) for answer in every) / len(every) for name in names
+        },
+        "answers": {
+            "total": len(every),
+            "truncated": sum(answer["finish_reason"] == "length" for answer in every),
+            "empty": sum(not answer["text"].strip() for answer in every),
+            "errors": sum(answer["finish_reason"] == "error" for answer in every),
+            "prompt_tokens": sum(answer["prompt_tokens"] for answer in every),
+            "completion_tokens": sum(answer["completion_tokens"] for answer in every),
+        },
+        "predictions": predictions,
+    }
+
+
+def _judge_answer(metric: Metric, answer: Answer, reference: str) -> dict:
+    """Score an answer; one that a server refused to give counts as zero, and is shown as what it is."""
+    score, components = metric(answer.text, reference)
+    if answer.finish_reason == "error":
+        score, components = 0.0, dict.fromkeys(components, 0.0)
+    return asdict(answer) | {"score": score, "components": components}
+
+
+def _metadata(work: Comparison) -> dict:
+    from common.manifest import describe_git, package_versions
+
+    return {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "metric": work.metric.name,
+        "decoding": asdict(work.decoding),
+        "thresholds": asdict(work.thresholds),
+        "statistics": {"confidence": CONFIDENCE, "claim_p": CLAIM_P, "resamples": RESAMPLES, "unit": "item"},
+        "data": {name: loaded.summary() for name, loaded in {"test": work.test, **work.known}.items()},
+        "demonstrations": [example.source for example in work.demonstrations],
+        "arms": {name: {"description": arm.description, "identity": arm.identity} for name, arm in work.arms.items()},
+        "versions": package_versions(),
+        "git": describe_git(),
+        "notes": list(work.notes),
+    }
+
+
+def _describe_item(example: Example) -> dict:
+    from common.data.business_analyst import concept_of
+
+    try:
+        title = concept_of(example)
+    except ValueError:
+        title = example.prompt_messages[-1].content if example.prompt_messages else ""
+    return {"source": example.source, "title": title, "reference": example.completion}

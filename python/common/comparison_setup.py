@@ -1,0 +1,165 @@
+"""From the options of a comparison to what it works on: arms, data, metric, and where the report goes.
+
+Everything that can be wrong with the options is found before a model is loaded or a server asked.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import TextIO
+
+from common.comparison import Comparison, choose_demonstrations
+from common.data import Loaded, load_examples
+from common.errors import ExitCode, Problem, UserError
+from common.generation import Decoding
+from common.generation.answers import AnswerCache
+from common.generation.arms import open_arm
+from common.report.formats import arm_label
+from common.runs import read_json, run_folder
+from common.scoring import load_metric
+from common.settings import ROOT
+from common.thresholds import Thresholds
+
+ANSWERS_FILE = "answers.jsonl"
+
+
+def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
+    """Return the comparison and the path of its report.json. Raises UserError (64 to 78) for what does not fit."""
+    from common.checks import check_writable
+
+    decoding = Decoding(args.max_new_tokens, args.temperature, args.seed, args.samples)
+    thresholds = Thresholds(args.adopt_score, args.adopt_gain)
+    metric = load_metric(args.metric)
+    manifest = _read_manifest(args)
+    _fill_in(args, manifest)
+    output = Path(args.output)
+    check_writable(str(output.parent))
+    test, known = _load_data(args, manifest)
+    demonstrations = _load_demonstrations(args, known, metric)
+    models: dict = {}
+    specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
+    arms = {name: open_arm(name, spec, precision=_precision(manifest), models=models) for name, spec in specs.items()}
+    for local in {id(arm): arm for arm in models.values()}.values():
+        local.require_base_of(manifest)
+    notes = _notes(args, manifest, known)
+    return Comparison(arms, test, known, demonstrations, metric, decoding, thresholds, notes), output
+
+
+def open_cache(output: Path, *, fresh: bool) -> AnswerCache:
+    """Answers of earlier comparisons with this report; with ``fresh`` they are put aside."""
+    path = output.parent / ANSWERS_FILE
+    if fresh and path.is_file():
+        path.replace(path.with_suffix(".old.jsonl"))
+    return AnswerCache(path)
+
+
+class Progress:
+    """Tells how far each arm is: on a terminal a line that is written over, else a line when an arm is done."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._begin: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, arm: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        begin, kept = self._begin.setdefault(arm, (now, done))
+        text = f"{arm_label(arm)}: {done} of {total} answers, {now - begin:.0f} s"
+        if kept:
+            text += f" ({kept} from before)"
+        if self._stream.isatty():
+            print(f"\r\033[K{text}", end="\n" if done == total else "", file=self._stream, flush=True)
+        elif done == total:
+            print(text, file=self._stream, flush=True)
+
+
+def _read_manifest(args: argparse.Namespace) -> dict:
+    """run.json of --run, or of the folder that --finetuned names; {} where there is none."""
+    if args.run:
+        path = run_folder(args.run) / "run.json"
+        if not path.is_file():
+            raise UserError(
+                Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT
+            )
+        return read_json(path)
+    path = Path(args.finetuned or "") / "run.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
+    """Complete the options from the run; raise what is missing, all at once."""
+    if args.run:
+        folder = run_folder(args.run)
+        args.finetuned = args.finetuned or str(folder)
+        args.output = args.output or str(folder / "compare" / "report.json")
+    if manifest:
+        args.baseline = args.baseline or manifest["model"]["path"]
+        args.dataset = args.dataset or manifest["data"].get("validation", {}).get("path")
+        args.train = args.train or manifest["data"].get("train", {}).get("path")
+    args.optimized = args.optimized or args.baseline
+    missing = [name for name in ("baseline", "finetuned", "dataset", "output") if not getattr(args, name)]
+    problems = [
+        Problem(f"--{name} is missing", next_step="name a finished run with --run, or give it") for name in missing
+    ]
+    if args.output and not args.output.endswith(".json"):
+        problems.append(Problem(f"--output {args.output}", "a file that ends in .json"))
+    if args.demonstrations < 0:
+        problems.append(Problem(f"--demonstrations {args.demonstrations}", "0 or more"))
+    if args.demonstrations > 0 and not args.train:
+        problems.append(
+            Problem("no training data to take demonstrations from", "--train FILE", "or --demonstrations 0 for none")
+        )
+    if problems:
+        raise UserError(problems, ExitCode.USAGE)
+
+
+def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
+    """The test items, and the splits the arms may have seen, the run's validation data among them."""
+    paths = {"train": args.train, "validation": manifest.get("data", {}).get("validation", {}).get("path")}
+    test = load_examples(_locate(args.dataset))
+    if any(not example.messages for example in test):
+        raise UserError(
+            Problem(f"{args.dataset}: rows of running text", "rows with a question and an answer"), ExitCode.DATA
+        )
+    known = {
+        name: load_examples(_locate(path))
+        for name, path in paths.items()
+        if path and _locate(path).resolve() != _locate(args.dataset).resolve()
+    }
+    if args.train and "train" not in known:
+        raise UserError(
+            Problem(f"{args.dataset} is the training data", "held-out items no arm has seen"), ExitCode.DATA
+        )
+    return test, known
+
+
+def _load_demonstrations(args: argparse.Namespace, known: dict[str, Loaded], metric) -> list:
+    if not args.demonstrations:
+        return []
+    return choose_demonstrations(known["train"].examples, args.demonstrations, metric, args.seed)
+
+
+def _locate(path: str) -> Path:
+    """A data file as named, or below the project's folder, as recipes name theirs."""
+    return Path(path) if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
+
+
+def _precision(manifest: dict) -> str:
+    from common.hardware import pick_device, pick_precision
+
+    recorded = manifest.get("model", {}).get("precision", "auto")
+    return pick_precision(recorded, pick_device().value).value
+
+
+def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded]) -> list[str]:
+    notes = []
+    if manifest and "validation" not in known and manifest["data"].get("validation"):
+        notes.append(
+            "The items are the run's validation data: no arm was trained on them, but its loss on them was watched."
+        )
+    if "train" not in known:
+        notes.append("No training data was named, so nothing could be checked for leaks into the items.")
+    if args.baseline.startswith(("ollama:", "openai:")) != (not Path(args.finetuned).is_dir()):
+        notes.append(
+            "The arms are served in different ways (local and server): their templates and precision may differ."
+        )
+    return notes
