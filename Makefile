@@ -41,8 +41,8 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force!
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=)
-	@scripts/call.sh compare_ba_models RUN=--run
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN= or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh
 

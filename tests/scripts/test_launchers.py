@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import pids_of_session, wait_for
+from clones import pids_of_session, wait_for
 
 
 def leader(clone, name) -> int:
