@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, did_you_mean, run_command
-from common.runs import RUNS_DIR
+from common.runs import runs_dir
 from common.samples import business_analyst
 from common.samples.files import write_splits
 
@@ -39,14 +39,14 @@ def parse_options():
 def choose_folders(recipe: str, output: Path | None) -> dict[str, Path]:
     """Return recipe → folder. One recipe is written straight into ``output``, all of them into folders below it."""
     if recipe == "all":
-        return {name: (output or RUNS_DIR / "data") / name for name in GENERATORS}
+        return {name: (output or runs_dir() / "data") / name for name in GENERATORS}
     if recipe not in GENERATORS:
         allowed = f"sample data exists for: {', '.join(GENERATORS)}, all"
         raise UserError(
             Problem(f"unknown recipe '{recipe}'", allowed, did_you_mean(recipe, GENERATORS) or "see --help"),
             ExitCode.USAGE,
         )
-    return {recipe: output or RUNS_DIR / "data" / recipe}
+    return {recipe: output or runs_dir() / "data" / recipe}
 
 
 if __name__ == "__main__":

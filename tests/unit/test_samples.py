@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "recipes" / "demo" / "data"
 # The bytes of seed 42. A change here changes every figure measured on the demo: it must be wanted.
 SHA256 = {
-    "train": "44d8be782a2f1b1481665c96e9a0b1405179ed3cd0b298128efc31c3cea8924e",
-    "validation": "c3b69d2b7c58497d8913a04049956726f19fc8894ecfb44b04552637a52f36fb",
+    "train": "617c4eae17bda265155d438dd6b278ea47f48cafa3f7cb4be82291541b6e640f",
+    "validation": "92b2decd135a408aff1d69d5fadd41f3520c725c7a891f5f9028be8b9c0c9e19",
 }
 
 

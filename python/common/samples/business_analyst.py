@@ -5,14 +5,10 @@ on every platform. A document is about its concept: place, users, items and a na
 concept come back in it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
-
-import yaml
 
 from common.samples.dice import Dice
+from common.samples.phrases import load_phrases, load_worlds, make_filler
 
 TRAIN_ROWS, VALIDATION_ROWS = 98, 22
 CONCEPTS_PER_WORLD = 2
@@ -20,10 +16,11 @@ VALIDATION_WORLDS = {"en": 7, "es": 4}
 LANGUAGES = tuple(VALIDATION_WORLDS)
 
 ITEM_COUNTS = {  # how many entries a section has, and how often
-    "functional": {2: 0.3, 3: 0.4, 4: 0.2, 5: 0.1},
-    "non_functional": {2: 0.6, 3: 0.3, 4: 0.1},
-    "constraints": {2: 0.7, 3: 0.3},
+    "functional": {2: 0.4, 3: 0.4, 4: 0.15, 5: 0.05},
+    "non_functional": {2: 0.75, 3: 0.2, 4: 0.05},
+    "constraints": {2: 0.8, 3: 0.2},
 }
+PURPOSE = 0.4  # of the descriptions say in a second sentence what it is good for
 PRIORITIES = {"High": 0.45, "Medium": 0.35, "Low": 0.2}
 ID_PREFIXES = {"functional": "FR", "non_functional": "NFR", "constraints": "C"}
 KEYS = {
@@ -33,8 +30,6 @@ KEYS = {
 }
 TITLE_CHARACTERS = (10, 100)
 DESCRIPTION_CHARACTERS_MIN = 50
-
-_VOCABULARY = Path(__file__).parent / "vocabulary"
 
 
 def generate_dataset(seed: int) -> dict[str, list[dict]]:
@@ -74,7 +69,7 @@ def write_examples(language: str, world: Mapping, dice: Dice, count: int = CONCE
 def write_example(language: str, world: Mapping, kind: Mapping, features: Sequence[str], dice: Dice) -> dict:
     """Write one concept and its document; the first two items of ``world`` and all ``features`` belong to it."""
     phrases = load_phrases(language)
-    fill = _filler(language, world, kind, dice)
+    fill = make_filler(language, world, kind, dice)
     concept = fill(dice.pick(phrases["concept"]))
     wanted: dict[str, list[str]] = {"functional": [], "non_functional": [], "constraints": [world["rule"]]}
     if dice.chance(0.5):
@@ -85,8 +80,10 @@ def write_example(language: str, world: Mapping, kind: Mapping, features: Sequen
 
     document = {
         "title": fill(dice.pick(phrases["title"])),
-        "description": fill(f"{dice.pick(phrases['description'])} {dice.pick(phrases['purpose'])}").strip(),
+        "description": fill(dice.pick(phrases["description"])),
     }
+    if dice.chance(PURPOSE):
+        document["description"] += " " + fill(dice.pick(phrases["purpose"]))
     for section, counts in ITEM_COUNTS.items():
         count = dice.weighted(counts)
         patterns = phrases[section][1:] if section == "functional" else phrases[section]
@@ -100,51 +97,3 @@ def write_example(language: str, world: Mapping, kind: Mapping, features: Sequen
             for number, text in enumerate(dice.shuffle(texts[:count]), start=1)
         ]
     return {"concept": concept, "requirements": document}
-
-
-@cache
-def load_worlds(language: str, *, pretraining: bool = False) -> tuple[dict, ...]:
-    """Read the worlds of a language: those of the data sets, or those the demo base model is pre-trained on."""
-    name = f"pretraining_{language}.yaml" if pretraining else f"{language}.yaml"
-    return tuple(_read_yaml(name))
-
-
-@cache
-def load_phrases(language: str) -> dict:
-    """Read the sentence patterns of a language."""
-    return _read_yaml(f"phrases_{language}.yaml")
-
-
-def _read_yaml(name: str):
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((_VOCABULARY / name).read_text(encoding="utf-8"), Loader=loader)
-
-
-def _filler(language: str, world: Mapping, kind: Mapping, dice: Dice):
-    """Return a function that fills a pattern with the words of this world and kind, choosing among [a|b]."""
-    item1, item2 = world["items"][:2]
-    words = {
-        "place": world["place"],
-        "short": world["short"],
-        "user1": world["users"][0],
-        "user2": world["users"][1],
-        "item1": item1,
-        "item2": item2,
-        "Item1": _title_case(item1),
-        "Item2": _title_case(item2),
-        "Kind": kind["name"][0].upper() + kind["name"][1:],
-        "a_kind": kind["a"],
-        "kind_title": kind["title"],
-    }
-
-    def fill(pattern: str) -> str:
-        chosen = re.sub(r"\[([^]]*)\]", lambda match: dice.pick(match[1].split("|")), pattern)
-        text = chosen.format(**words)
-        return re.sub(r"\by (?=h?i(?!e))", "e ", text) if language == "es" else text
-
-    return fill
-
-
-def _title_case(words: str) -> str:
-    small = {"in", "of", "the", "on", "for"}
-    return " ".join(word if word in small else word[0].upper() + word[1:] for word in words.split())
