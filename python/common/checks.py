@@ -49,14 +49,14 @@ def run_check(title: str, look: Callable[[], str]) -> Check:
 
 
 def print_checks(checks: Iterable[Check]) -> None:
-    """Print a numbered ✓ or ✗ line for each check, and the remedies under those that failed."""
+    """Print a numbered ✓ or ✗ line for each check, and below it what else it has to say."""
     checks = list(checks)
-    width = max(len(check.title) for check in checks)
+    width = max((len(check.title) for check in checks), default=0)
     for number, check in enumerate(checks, start=1):
-        first = check.found if check.ok else str(check.problems[0])
+        first, *more = check.found.split("\n") if check.ok else map(str, check.problems)
         print(f"{number:2} {'✓' if check.ok else '✗'} {check.title:<{width}}  {first}")
-        for problem in check.problems[1:]:
-            print(f"{'':{width + 6}}{problem}")
+        for line in more:
+            print(f"{'':{width + 7}}{line}")
 
 
 def raise_problems(checks: Iterable[Check]) -> None:
@@ -64,14 +64,6 @@ def raise_problems(checks: Iterable[Check]) -> None:
     failed = [check for check in checks if not check.ok]
     if failed:
         raise UserError([problem for check in failed for problem in check.problems], failed[0].exit_code)
-
-
-def check_python() -> str:
-    if sys.version_info[:2] < (3, 11):
-        raise UserError(
-            Problem(f"Python {sys.version.split()[0]}", "3.11 or newer", "make setup"), ExitCode.UNAVAILABLE
-        )
-    return sys.version.split()[0]
 
 
 def check_processor() -> str:

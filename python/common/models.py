@@ -15,6 +15,7 @@ from common.runs import read_json, runs_dir
 from common.settings import ROOT, ModelSettings
 
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
+PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -96,8 +97,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(Problem(f"cannot read {folder / 'config.json'}: {error}"), ExitCode.NO_INPUT) from None
 
 
+def why_no_packs(config: dict[str, Any]) -> str | None:
+    """Return why a model of this config cannot run packs of examples, or None when it can."""
+    kind = config.get("model_type")
+    return None if kind in PACKABLE else f"its attention ({kind}) is none of {', '.join(PACKABLE)}"
+
+
 def load_tokenizer(folder: Path):
     """Return the tokenizer of a model or run folder. A missing pad token becomes EOS: padding is masked everywhere."""
+    _quieten_libraries()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -116,6 +124,7 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
 
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
+    _quieten_libraries()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -123,7 +132,6 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
-    _silence_transformers()
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision == "nf4":
         options["quantization_config"] = _nf4_config()
@@ -150,12 +158,17 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
     return model
 
 
-def _silence_transformers() -> None:
-    """No progress bars and no reports from loading: what matters is checked and said here."""
-    from transformers.utils import logging
+def _quieten_libraries() -> None:
+    """No progress bars, load reports or hints about optional kernels: what matters is checked and said here."""
+    import logging
+    import warnings
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _nf4_config():

@@ -28,6 +28,7 @@ class Job:
     resume: bool = False
     force: bool = False
     model_folder: Path | None = None
+    examples: dict[str, list] = field(default_factory=dict)
     tokenizer: Any = None
     train_set: Sequence = ()
     validation_set: Sequence = ()
@@ -82,6 +83,7 @@ def check_job(job: Job) -> list[checks.Check]:
     if all(outcome.ok for outcome in outcomes[2:]):
         outcomes += [
             checks.run_check("separation", lambda: _check_separation(job)),
+            checks.run_check("packing", lambda: _choose_packing(job)),
             checks.run_check("memory", lambda: _choose_checkpointing(job)),
             checks.run_check("disk", lambda: _check_disk(job)),
         ]
@@ -147,25 +149,63 @@ def _load_part(job: Job, part: str) -> str:
     from common.data import load_examples
 
     settings = job.recipe.data
-    loaded = load_examples(ROOT / getattr(settings, part), on_bad_row=settings.on_bad_row)
-    found = f"{len(loaded)} examples ({loaded.shape})"
+    loaded = load_examples(
+        ROOT / getattr(settings, part),
+        on_bad_row=settings.on_bad_row,
+        allow_duplicates=settings.allow_duplicates,
+        allow_secrets=settings.allow_secrets,
+    )
+    job.examples[part] = loaded.examples
     job.data[part] = loaded.summary()
+    found, notes = f"{len(loaded)} examples ({loaded.shape})", "".join(f"\n{note}" for note in loaded.notes)
     if job.tokenizer is None:
-        return found
+        return found + notes
     encoded = encode_examples(
         job.tokenizer,
         loaded.examples,
         max_length_tokens=settings.max_length_tokens,
         on_overlong=settings.on_overlong,
         loss_on=settings.loss_on,
+        model_positions=models.read_config(job.model_folder).get("max_position_embeddings"),
     )
+    _check_vocabulary(encoded, models.read_config(job.model_folder)["vocab_size"])
     job.data[part] |= encoded.summary()
     setattr(job, f"{part}_set", encoded)
-    return found
+    return f"{found}, {int(encoded.lengths.sum()):,} tokens, {encoded.lengths.max():,} in the longest{notes}"
+
+
+def _check_vocabulary(encoded, rows: int) -> None:
+    """Raise UserError (78) when a token has no row in the embedding: training would stop in the middle, or worse."""
+    largest = max(max(example.input_ids) for example in encoded)
+    if largest >= rows:
+        what = f"the tokenizer gives token {largest}, the model's embedding has {rows} rows"
+        raise UserError(Problem(what, "tokenizer and model of one kind"), ExitCode.CONFIG)
 
 
 def _check_separation(job: Job) -> str:
-    return ""
+    """Look for validation examples that are in the training data."""
+    from common.data.leaks import KINDS, check_leaks
+
+    if "validation" not in job.examples:
+        return "no validation data"
+    leaks = check_leaks(job.examples, allow_leak=job.recipe.data.allow_leak)
+    job.data["validation"]["leaks"] = leaks
+    found = sum(leaks[kind] for kind in KINDS)
+    return (
+        f"{found} validation examples are in the training data, as allowed" if found else "no example is in both parts"
+    )
+
+
+def _choose_packing(job: Job) -> str:
+    """Settle whether examples are packed: wherever the model's attention accepts it."""
+    training = job.recipe.training
+    reason = models.why_no_packs(models.read_config(job.model_folder))
+    if training.packing == "on" and reason:
+        raise UserError(Problem(f"training.packing is on, but {reason}", "allowed: auto, off"), ExitCode.CONFIG)
+    if training.packing == "off":
+        return "off (asked for): one micro-batch after the other"
+    training.packing = "off" if reason else "on"
+    return f"off: {reason}" if reason else f"on: up to {training.pack_tokens:,} tokens, common beginnings computed once"
 
 
 def _choose_checkpointing(job: Job) -> str:
@@ -180,14 +220,16 @@ def _choose_checkpointing(job: Job) -> str:
 
 
 def _estimate(job: Job, *, checkpointing: bool) -> footprint.Footprint:
-    """Return the memory for a micro-batch of the longest examples."""
+    """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
-    longest = max(len(example) for part in (job.train_set, job.validation_set) for example in part)
+    longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
+    packed = recipe.training.packing == "on"
+    tokens = max(longest, recipe.training.pack_tokens) if packed else recipe.training.micro_batch * longest
     return footprint.estimate_training(
         models.read_config(job.model_folder),
         recipe.method,
         recipe.model.precision,
-        recipe.training.micro_batch * longest,
+        tokens,
         checkpointing=checkpointing,
     )
 

@@ -103,7 +103,13 @@ def _to_int(value: Any) -> int:
     return int(number)
 
 
-_SCALARS: dict[type, Callable[[Any], Any]] = {str: _to_str, int: _to_int, float: _to_float}
+def _to_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("allowed: true, false")
+    return value
+
+
+_SCALARS: dict[type, Callable[[Any], Any]] = {str: _to_str, int: _to_int, float: _to_float, bool: _to_bool}
 
 
 def check_limits(value: Any, limits: Mapping[str, Any]) -> None:

@@ -40,6 +40,9 @@ class DataSettings:
     on_overlong: Literal["error", "drop", "truncate-prompt"] = setting("what to do with a longer one", "error")
     on_bad_row: Literal["error", "drop"] = setting("what to do with a row that cannot be used", "error")
     loss_on: Literal["assistant", "all"] = setting("which tokens are trained", "assistant")
+    allow_duplicates: bool = setting("accept a file in which many rows stand twice", False)
+    allow_leak: bool = setting("accept validation examples that are in the training data too", False)
+    allow_secrets: bool = setting("accept rows that hold what looks like a key or token", False)
 
 
 @dataclass
@@ -72,6 +75,10 @@ class TrainingSettings:
     activation_checkpointing: Literal["auto", "on", "off"] = setting(
         "recompute activations in the backward pass to save memory", "auto"
     )
+    packing: Literal["auto", "on", "off"] = setting(
+        "examples of a step laid end to end, their common beginning computed once; off: one by one", "auto"
+    )
+    pack_tokens: int = setting("longest pack in tokens", 2048, low=64, high=1_000_000)
     log_every_steps: int = setting("optimizer steps between two logged losses", 1, low=1)
     save_every_minutes: float = setting("longest time between two checkpoints", 30, above=0)
     keep_checkpoints: int = setting("how many committed checkpoints are kept", 2, low=2)

@@ -1,9 +1,9 @@
 """Training: the one Trainer subclass and the callback that ties it to a run folder.
 
-What differs from the stock trainer: the order of examples depends on seed and epoch alone, evaluation is weighted by
-tokens and draws no random numbers, checkpoints are committed and hold no pickled arguments, and saving follows this
-project's rules (each epoch, every so many minutes, when asked to stop). Together they make a resumed run end with the
-bytes of an uninterrupted one.
+What differs from the stock trainer: a batch is all examples of an optimizer step, packed or one by one, and its loss
+the mean over their trained tokens; the order of examples depends on seed and epoch alone; evaluation draws no random
+numbers; checkpoints are committed and hold no pickled arguments; and saving follows this project's rules (each epoch,
+every so many minutes, when asked to stop). Together they make a resumed run end with the bytes of an uninterrupted one.
 """
 
 import math
@@ -15,13 +15,14 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints
+from common import checkpoints, packed_model
 from common.errors import StoppedRun
 from common.methods import save_adapter
+from common.packing import Pack, plan_packs
 from common.preparation import Job
 from common.progress import RunCallback, diverged
 from common.runs import Run
-from common.settings import Recipe
+from common.settings import Recipe, TrainingSettings
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -40,13 +41,16 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "logs")
     trainer = RecipeTrainer(
         run=run,
+        numbers=recipe.training,
         model=model,
         args=_training_arguments(run, recipe),
         train_dataset=job.train_set,
         eval_dataset=job.validation_set,
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=lambda examples: {"examples": examples},
         processing_class=tokenizer,
     )
+    if recipe.training.packing == "on":
+        packed_model.enable_packs(model)
     trainer.remove_callback(PrinterCallback)
     progress = RunCallback(run, recipe.training, trainer, job.fingerprint())
     trainer.add_callback(progress)
@@ -67,27 +71,6 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
     return trainer
 
 
-class Collator:
-    """Pad encoded examples on the right into ``input_ids``, ``attention_mask``, ``labels``, each [batch, longest]."""
-
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, examples: Sequence) -> dict[str, torch.Tensor]:
-        longest = max(len(example.input_ids) for example in examples)
-        shape = (len(examples), longest)
-        input_ids = torch.full(shape, self.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORED)
-        for row, example in enumerate(examples):
-            ids = torch.tensor(example.input_ids)
-            trained = torch.tensor(example.completion_mask, dtype=torch.bool)
-            input_ids[row, : len(ids)] = ids
-            attention_mask[row, : len(ids)] = 1
-            labels[row, : len(ids)] = torch.where(trained, ids, IGNORED)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-
-
 class EpochOrder(torch.utils.data.Sampler):
     """The order of the examples in an epoch: a permutation drawn from seed and epoch, and from nothing else."""
 
@@ -106,9 +89,9 @@ class EpochOrder(torch.utils.data.Sampler):
 class RecipeTrainer(Trainer):
     """transformers' Trainer with this project's data order, evaluation and checkpoints."""
 
-    def __init__(self, run: Run, **options):
-        self.run = run
-        self.tokens_seen = 0  # in this attempt, prompt and answer, no padding
+    def __init__(self, run: Run, numbers: TrainingSettings, **options):
+        self.run, self.numbers = run, numbers
+        self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
 
     def count_steps(self) -> int:
@@ -116,7 +99,6 @@ class RecipeTrainer(Trainer):
         if self.args.max_steps > 0:
             return self.args.max_steps
         per_epoch = math.ceil(len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size))
-        per_epoch = max(1, math.ceil(per_epoch / self.args.gradient_accumulation_steps))
         return math.ceil(self.args.num_train_epochs * per_epoch)
 
     def load_finished(self, checkpoint: Path) -> None:
@@ -128,11 +110,36 @@ class RecipeTrainer(Trainer):
         return EpochOrder(len(train_dataset or self.train_dataset), self.args.seed, self)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        self.tokens_seen += int(inputs["attention_mask"].sum())
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """Run forward and backward over all examples of an optimizer step; return their mean loss per trained token."""
+        examples = inputs["examples"]
+        trained = count_trained(examples)
+        loss = torch.zeros((), device=self.args.device)
+        model.train()
+        for part in self.split_step(examples):
+            part_loss = self.sum_loss(part) / trained
+            self.accelerator.backward(part_loss)
+            loss += part_loss.detach()
         if not torch.isfinite(loss):
             raise diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
+        self.tokens_seen += sum(len(example) for example in examples)
         return loss
+
+    def split_step(self, examples: Sequence) -> list:
+        """Return what goes through the model at a time: packs, or micro-batches of examples."""
+        if self.numbers.packing == "on":
+            return plan_packs(examples, self.numbers.pack_tokens)
+        size = self.numbers.micro_batch
+        return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+    def sum_loss(self, part) -> torch.Tensor:
+        """Return the summed cross-entropy of a pack or of a padded micro-batch."""
+        if isinstance(part, Pack):
+            return packed_model.sum_loss(self.model, part, self.args.device)
+        batch = self._prepare_inputs(pad(part, self.processing_class.pad_token_id))
+        return self.model(**batch, num_items_in_batch=1).loss
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # the stock estimate knows nothing of packs; speed is told in tokens per second
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Return ``{"eval_loss": …}``, the mean over all trained tokens of the validation examples; {} when stopped.
@@ -140,23 +147,44 @@ class RecipeTrainer(Trainer):
         Iterates without a DataLoader, which would draw from the random state that training continues with.
         """
         examples = eval_dataset or self.eval_dataset
-        size = self.args.eval_batch_size
-        loss_sum, tokens = 0.0, 0
+        size = self.args.train_batch_size
+        loss_sum, trained = 0.0, 0
         self.model.eval()
         for start in range(0, len(examples), size):
-            batch = self._prepare_inputs(self.data_collator(examples[start : start + size]))
+            batch = examples[start : start + size]
             with torch.no_grad():
-                loss_sum += self.model(**batch, num_items_in_batch=1).loss.item()
-            tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
+                loss_sum += sum(self.sum_loss(part).item() for part in self.split_step(batch))
+            trained += count_trained(batch)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
             if self.run.stop_requested():
                 return {}
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / max(tokens, 1)}
+        metrics = {f"{metric_key_prefix}_loss": loss_sum / max(trained, 1)}
         self.log(metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         save_adapter(self.model, Path(output_dir))
+
+
+def count_trained(examples: Sequence) -> int:
+    """Return the number of trained tokens; the first token of a sequence cannot be predicted."""
+    return sum(sum(example.completion_mask[1:]) for example in examples)
+
+
+def pad(examples: Sequence, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pad encoded examples on the right: ``input_ids``, ``attention_mask``, ``labels``, each [examples, longest]."""
+    shape = (len(examples), max(len(example) for example in examples))
+    batch = {
+        "input_ids": torch.full(shape, pad_token_id),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, IGNORED),
+    }
+    for row, example in enumerate(examples):
+        ids, trained = torch.tensor(example.input_ids), torch.tensor(example.completion_mask, dtype=torch.bool)
+        batch["input_ids"][row, : len(ids)] = ids
+        batch["attention_mask"][row, : len(ids)] = 1
+        batch["labels"][row, : len(ids)] = torch.where(trained, ids, IGNORED)
+    return batch
 
 
 def _training_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
@@ -166,9 +194,8 @@ def _training_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
         output_dir=str(run.folder),
         num_train_epochs=numbers.epochs,
         max_steps=numbers.max_steps or -1,
-        per_device_train_batch_size=numbers.micro_batch,
-        per_device_eval_batch_size=numbers.micro_batch,
-        gradient_accumulation_steps=numbers.gradient_accumulation,
+        per_device_train_batch_size=numbers.micro_batch * numbers.gradient_accumulation,
+        gradient_accumulation_steps=1,  # RecipeTrainer.training_step accumulates
         learning_rate=numbers.learning_rate,
         lr_scheduler_type=numbers.scheduler if numbers.scheduler != "constant" else "constant_with_warmup",
         warmup_steps=numbers.warmup_steps,

@@ -1,4 +1,4 @@
-"""Memory estimates: exact where they can be, ordered where they are estimates. Run: pytest tests/unit/test_footprint.py"""
+"""Memory estimates: exact where they can be, else ordered. Run: pytest tests/unit/test_footprint.py"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""LoRA: the right parameters, an adapter that survives the disk, mistakes refused. Run: pytest tests/unit/test_methods.py"""
+"""LoRA: the right parameters, and an adapter that survives the disk. Run: pytest tests/unit/test_methods.py"""
 
 import pytest
 import torch

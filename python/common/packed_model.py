@@ -1,0 +1,108 @@
+"""Running a pack through a model: attention segment by segment, logits only where an answer is predicted.
+
+``docs/fast-path.md`` explains both with a figure.
+"""
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from common.packing import Layout, Pack
+
+ATTENTION = "recetario_segments"
+_LOSS_CHUNK = 512  # rows of logits in memory at a time
+
+
+def enable_packs(model) -> None:
+    """Let ``model`` attend by segments. Without a layout it attends as before."""
+    model.get_base_model().set_attn_implementation(ATTENTION)
+
+
+def sum_loss(model, pack: Pack, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Return the cross-entropy of the pack's targets, summed (fp32 scalar, in nats)."""
+    causal = model.get_base_model()
+
+    def place(array):
+        return torch.from_numpy(array).to(device)
+
+    hidden = causal.model(
+        input_ids=place(pack.input_ids)[None],
+        position_ids=place(pack.position_ids)[None],
+        attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
+        layout=pack.layout,
+        use_cache=False,
+    ).last_hidden_state[0]
+    return LinearCrossEntropy.apply(hidden[place(pack.predict_at)], causal.lm_head.weight, place(pack.targets))
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Σ cross-entropy(hidden · weightᵀ, targets) for a frozen ``weight``, a few rows of logits at a time.
+
+    hidden [rows, width], weight [vocabulary, width], targets int64 [rows]. The gradient for ``hidden`` is computed
+    with the loss, while the logits are there, so that neither they nor their softmax are kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(hidden), _LOSS_CHUNK):
+            rows = slice(start, start + _LOSS_CHUNK)
+            log_probabilities = F.log_softmax((hidden[rows] @ weight.T).float(), dim=-1)
+            picked = targets[rows, None]
+            loss -= log_probabilities.gather(1, picked).sum()
+            slope = log_probabilities.exp_()
+            slope.scatter_add_(1, picked, torch.full_like(slope[:, :1], -1.0))
+            gradient[rows] = slope.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx, scale: torch.Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale.to(gradient.dtype), None, None
+
+
+def segment_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout: Layout | None = None, **options
+):
+    """Attention over a pack, as transformers' AttentionInterface calls it.
+
+    query [1, heads, tokens, width], key and value [1, key heads, tokens, width]; returns
+    ([1, tokens, heads, width], None).
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
+        )
+    window = options.get("sliding_window")
+    shared = slice(0, layout.prefix)
+    outputs = []
+    if layout.prefix:
+        outputs.append(_attend(query[:, :, shared], key[:, :, shared], value[:, :, shared], scaling, window))
+    for start, end in layout.segments:
+        keys = torch.cat((key[:, :, shared], key[:, :, start:end]), dim=2)
+        values = torch.cat((value[:, :, shared], value[:, :, start:end]), dim=2)
+        outputs.append(_attend(query[:, :, start:end], keys, values, scaling, window))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend(query, key, value, scaling, window):
+    """Causal attention of the last queries of a sequence over all its keys, a sliding window respected."""
+    queries, keys = query.shape[2], key.shape[2]
+    grouped = query.shape[1] != key.shape[1]
+    if queries == keys and not (window and keys > window):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    place = torch.arange(keys - queries, keys, device=query.device)[:, None]
+    other = torch.arange(keys, device=query.device)
+    visible = other <= place
+    if window:
+        visible &= other > place - window
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling, enable_gqa=grouped)
+
+
+AttentionInterface.register(ATTENTION, segment_attention)
+AttentionMaskInterface.register(ATTENTION, AttentionMaskInterface()["sdpa"])

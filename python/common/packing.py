@@ -1,0 +1,108 @@
+"""Packing: the examples of an optimizer step laid end to end, what they share at the beginning written once.
+
+A pack is one sequence: the prefix that its examples have in common, then each example's own part. The positions of
+every part go on from the prefix, attention lets a token see the prefix and its own part only, and the loss is taken where
+an answer is predicted. So a pack computes what its examples compute one by one, without padding or repeating the prefix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in a pack: ``prefix`` tokens that all share, then [start, end) of each example's own part."""
+
+    prefix: int
+    segments: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Token ids int64 [tokens], their positions int64 [tokens], and what is predicted from where.
+
+    ``predict_at`` int64 [targets] are places in the pack whose hidden state predicts ``targets`` int64 [targets]. A
+    place can occur several times: the end of a shared prompt predicts the first token of every answer.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    predict_at: np.ndarray
+    targets: np.ndarray
+    layout: Layout
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def plan_packs(examples: Sequence, max_tokens: int, *, share_prefix: bool = True) -> list[Pack]:
+    """Distribute encoded examples over as few packs of at most ``max_tokens`` as possible, of even size.
+
+    An example longer than that gets a pack of its own. The plan depends on the examples alone, whatever their order.
+    """
+    ordered = sorted(examples, key=lambda example: example.input_ids)  # common beginnings come to lie together
+    count = len(_split(ordered, max_tokens, share_prefix))
+    low, high = 1, max_tokens
+    while low < high:  # the smallest limit that needs no more packs: so they are even
+        middle = (low + high) // 2
+        if len(_split(ordered, middle, share_prefix)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    return [build_pack(group, share_prefix=share_prefix) for group in _split(ordered, high, share_prefix)]
+
+
+def build_pack(examples: Sequence, *, share_prefix: bool = True) -> Pack:
+    """Lay ``examples`` end to end after their common prefix."""
+    prefix = common_prefix(examples) if share_prefix else 0
+    input_ids, positions = [np.asarray(examples[0].input_ids[:prefix])], [np.arange(prefix)]
+    predict_at, targets, segments = [], [], []
+    start = prefix
+    for example in examples:
+        ids, trained = np.asarray(example.input_ids), np.asarray(example.completion_mask, bool)
+        segments.append((start, start + len(ids) - prefix))
+        input_ids.append(ids[prefix:])
+        positions.append(np.arange(prefix, len(ids)))
+        answer = np.flatnonzero(trained[1:]) + 1  # the first token of a sequence has nothing it could follow from
+        before = answer - 1
+        predict_at.append(np.where(before < prefix, before, before - prefix + start))
+        targets.append(ids[answer])
+        start = segments[-1][1]
+    arrays = (np.concatenate(parts).astype(np.int64) for parts in (input_ids, positions, predict_at, targets))
+    return Pack(*arrays, Layout(prefix, tuple(segments)))
+
+
+def common_prefix(examples: Sequence) -> int:
+    """Return how many first tokens all ``examples`` share, none of them trained, at least one left to each."""
+    if len(examples) < 2:
+        return 0
+    limit = min(_first_trained(example) for example in examples)
+    first = np.asarray(examples[0].input_ids[:limit])
+    for example in examples[1:]:
+        same = first[:limit] == np.asarray(example.input_ids[:limit])
+        limit = limit if same.all() else int(np.argmin(same))
+    return limit
+
+
+def _split(ordered: Sequence, max_tokens: int, share_prefix: bool) -> list[list]:
+    """Fill packs in order; a new one begins where the next example would make it too long."""
+    groups: list[list] = []
+    for example in ordered:
+        if groups and _packed_length([*groups[-1], example], share_prefix) <= max_tokens:
+            groups[-1].append(example)
+        else:
+            groups.append([example])
+    return groups
+
+
+def _packed_length(examples: Sequence, share_prefix: bool) -> int:
+    prefix = common_prefix(examples) if share_prefix else 0
+    return prefix + sum(len(example.input_ids) - prefix for example in examples)
+
+
+def _first_trained(example) -> int:
+    """Return the index of the first trained token; the last index when nothing is trained."""
+    mask = example.completion_mask
+    return mask.index(True) if True in mask else len(mask) - 1

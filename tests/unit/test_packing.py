@@ -1,0 +1,182 @@
+"""Packs hold what their examples hold, and compute what they compute. Run: pytest tests/unit/test_packing.py"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import packed_model
+from common.chat import Encoded
+from common.methods import add_method
+from common.packing import build_pack, common_prefix, plan_packs
+from common.settings import MethodSettings
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+PREFIX = [5, 9, 13, 7, 11, 8, 40, 41]
+
+
+def encoded(prompt, answer):
+    return Encoded(list(prompt) + list(answer), [False] * len(prompt) + [True] * len(answer))
+
+
+RAGGED = [encoded([*PREFIX, *range(10, 10 + n)], range(30, 31 + 3 * n)) for n in (0, 1, 5, 2, 9, 0, 3)]
+CASES = {
+    "ragged, shared prefix": RAGGED,
+    "the prefix is the whole prompt": [encoded(PREFIX, answer) for answer in ([20, 21], [20, 22, 23], [24])],
+    "one example": RAGGED[2:3],
+    "nothing shared": [encoded([k, 50 + k, 3], range(20 + k, 25 + k)) for k in range(4, 9)],
+    "the same example twice": [RAGGED[4], RAGGED[4]],
+}
+tokens = st.lists(st.integers(3, 8), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=7), st.integers(1, 60), st.booleans())
+def test_a_plan_holds_every_example_once_and_predicts_the_same_from_the_same(pairs, max_tokens, share_prefix):
+    examples = [encoded(prompt, answer) for prompt, answer in pairs]
+    packs = plan_packs(examples, max_tokens, share_prefix=share_prefix)
+    held = []
+    for pack in packs:
+        assert len(pack) <= max_tokens or len(pack.layout.segments) == 1
+        prefix = pack.input_ids[: pack.layout.prefix].tolist()
+        for start, end in pack.layout.segments:
+            held.append(prefix + pack.input_ids[start:end].tolist())
+            assert pack.position_ids[start:end].tolist() == list(range(len(prefix), len(prefix) + end - start))
+    assert sorted(held) == sorted(example.input_ids for example in examples)
+    wanted = sorted(
+        (e.input_ids[i - 1], e.input_ids[i]) for e in examples for i in range(1, len(e)) if e.completion_mask[i]
+    )
+    found = sorted((int(p.input_ids[at]), int(t)) for p in packs for at, t in zip(p.predict_at, p.targets, strict=True))
+    assert found == wanted
+
+
+@given(st.permutations(RAGGED))
+def test_the_plan_does_not_depend_on_the_order(shuffled):
+    for mine, other in zip(plan_packs(RAGGED, 40), plan_packs(shuffled, 40), strict=True):
+        assert np.array_equal(mine.input_ids, other.input_ids)
+
+
+def test_the_prefix_never_holds_a_trained_token():
+    same_start = [encoded([1, 2], [3, 4, 5]), encoded([1, 2], [3, 4, 6])]
+    assert common_prefix(same_start) == 2
+
+
+def test_packs_are_even():
+    examples = [encoded([k], [k] * 9) for k in range(10, 20)]
+    assert [len(pack) for pack in plan_packs(examples, 90)] == [50, 50]
+
+
+def make_model(kind, seed=0, **options):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    targets = ["qkv_proj", "o_proj"] if kind == "phi3" else ["q_proj", "v_proj", "down_proj"]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **options), attn_implementation="sdpa")
+    model = add_method(model, MethodSettings(dropout=0, targets=targets), kind)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def gradient(model):
+    flat = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
+    model.zero_grad()
+    return flat
+
+
+def one_by_one(model, examples):
+    total = 0.0
+    for example in examples:
+        ids = torch.tensor([example.input_ids])
+        labels = torch.where(torch.tensor([example.completion_mask]), ids, -100)
+        loss = model(input_ids=ids, labels=labels, num_items_in_batch=1).loss
+        loss.backward()
+        total += loss.item()
+    return total, gradient(model)
+
+
+def packed(model, examples, **options):
+    total = 0.0
+    for pack in plan_packs(examples, **options):
+        loss = packed_model.sum_loss(model, pack)
+        loss.backward()
+        total += loss.item()
+    return total, gradient(model)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mistral", {"sliding_window": None}),
+        ("mistral", {"sliding_window": 6}),
+        *((k, {}) for k in ("llama", "phi3", "qwen2", "qwen3")),
+    ],
+    ids=["mistral", "mistral, sliding window", "llama", "phi3", "qwen2", "qwen3"],
+)
+def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing):
+    model = make_model(kind, **options)
+    reference = {name: one_by_one(model, examples) for name, examples in CASES.items()}
+    packed_model.enable_packs(model)
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, examples in CASES.items():
+        loss, slope = reference[name]
+        for max_tokens, share_prefix in ((1000, True), (45, True), (1000, False)):
+            packed_loss, packed_slope = packed(model, examples, max_tokens=max_tokens, share_prefix=share_prefix)
+            assert packed_loss == pytest.approx(loss, rel=1e-5), name
+            assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), name
+
+
+def test_no_token_of_one_example_changes_the_loss_of_another():
+    model = make_model("mistral", sliding_window=None)
+    packed_model.enable_packs(model)
+
+    def losses(examples):
+        pack = build_pack(examples)
+        with torch.no_grad():
+            hidden = (
+                model.get_base_model()
+                .model(
+                    input_ids=torch.from_numpy(pack.input_ids)[None],
+                    position_ids=torch.from_numpy(pack.position_ids)[None],
+                    attention_mask=torch.ones(1, 1, 1, 1),
+                    layout=pack.layout,
+                )
+                .last_hidden_state[0]
+            )
+        return [hidden[start:end] for start, end in pack.layout.segments]
+
+    before = losses(RAGGED)
+    changed = list(RAGGED)
+    changed[2] = encoded([*PREFIX, 60, 61, 62], [63, 60, 61, 62])
+    after = losses(changed)
+    for index in range(len(RAGGED)):
+        if index != 2:
+            assert torch.allclose(before[index], after[index], atol=1e-6)
+    assert before[2].shape != after[2].shape
+
+
+def test_the_head_needs_no_logits_in_the_backward_pass():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1100, 16, requires_grad=True), torch.randn(50, 16)
+    targets = torch.randint(0, 50, (1100,))
+    loss = packed_model.LinearCrossEntropy.apply(hidden, weight, targets)
+    (slope,) = torch.autograd.grad(loss / 7, hidden)
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    (plain_slope,) = torch.autograd.grad(plain / 7, hidden)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert torch.allclose(slope, plain_slope, atol=1e-6)
