@@ -3,6 +3,7 @@
 Ctrl-C ends the watching only. Exit codes: 0 completed, 75 stopped or no longer watching, else why the run failed.
 """
 
+import shutil
 import sys
 import time
 
@@ -48,7 +49,8 @@ def watch(name: str) -> dict:
         line = describe(name, status)
         now_s = time.monotonic()
         if terminal:
-            print(f"\r\x1b[K{line}", end="", flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
+            print(f"\r\x1b[K{line[:width]}", end="", flush=True)
         elif line != shown and now_s - shown_s >= LINE_EVERY_S:
             print(line, flush=True)
             shown, shown_s = line, now_s

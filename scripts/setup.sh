@@ -122,7 +122,8 @@ make_environment() {
 }
 
 install_packages() {
-  local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet)
+  local pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input install)
+  if [ ! -t 2 ]; then pip+=(--quiet); fi # a terminal gets the progress, a log does not
   say "installing packages (a few minutes the first time; interrupt it if you like, make setup starts over)"
   if [ -n "${TORCH_INDEX_URL:-}" ]; then
     local torch

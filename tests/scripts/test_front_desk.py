@@ -104,6 +104,21 @@ def test_smoke_and_paths_with_spaces_reach_the_command(clone):
     assert "recipes: ba-cpu, demo, fake" in answer.stderr
 
 
+def test_lint_finds_and_format_mends(clone):
+    shutil.rmtree(clone.root / "python")
+    shutil.copy(PROJECT / "pyproject.toml", clone.root)
+    shutil.copytree(PROJECT / ".ci", clone.root / ".ci")
+    clean = clone.run("make", "lint")
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    (clone.root / "untidy.py").write_text("import os\nx = {  'a':1 }\n")
+    (clone.root / "scripts" / "untidy.sh").write_text("#!/usr/bin/env bash\nif true; then\n        rm $1\nfi\n")
+    found = clone.run("make", "lint").stdout
+    assert all(words in found for words in ("F401", "1 file would be reformatted", "SC2086", "+  rm $1")), found
+    clone.run("make", "format")
+    assert (clone.root / "untidy.py").read_text() == 'x = {"a": 1}\n'
+    assert "\n  rm $1\n" in (clone.root / "scripts" / "untidy.sh").read_text()
+
+
 # setup
 
 

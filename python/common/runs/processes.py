@@ -11,6 +11,7 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -137,6 +138,7 @@ def _ps(*selection: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout
 
 
+@cache
 def boot_id() -> str:
     """Return what changes with every boot of the machine, or "" where that cannot be read."""
     with suppress(OSError):
