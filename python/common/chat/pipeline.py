@@ -107,12 +107,13 @@ class _Sink:
             name: [] for name in ("numbers", "splits", "fingerprints", "kept", "lengths", "texts", "ngram_lengths")
         }
         self.files: dict[str, object] = {}
+        self._writes_tokens = job.tokenizer is not None and job.write_tokens
 
     def __enter__(self):
         if len(self.names) > 1:
             self._open("ngrams", self.folder / "ngrams.u64")
         for name in self.names:
-            if self.job.tokenizer is not None:
+            if self._writes_tokens:
                 (self.folder / name).mkdir()
                 self._open(f"tokens {name}", self.folder / name / "tokens.u32")
             if self.job.write_rows:
@@ -131,7 +132,7 @@ class _Sink:
             part.ngrams.tofile(self.files["ngrams"])
         split_of_kept = part.splits[part.kept]
         for index, name in enumerate(self.names):
-            if self.job.tokenizer is not None:
+            if self._writes_tokens and part.tokens is not None:
                 part.tokens[np.repeat(split_of_kept == index, part.lengths)].tofile(self.files[f"tokens {name}"])
             if self.job.write_rows:
                 chosen = np.flatnonzero((part.splits == index) & part.kept)
@@ -151,6 +152,10 @@ class _Sink:
         leaks = self._check_leaks(splits, kept, prints, source_of, allow_leak)
         outcome = Outcome(sizes, checker, report, duplicates, leaks, notes + duplicates.notes())
         if self.job.tokenizer is not None:
+            outcome.token_lengths = {
+                name: self._all("lengths")[splits[kept] == index] for index, name in enumerate(self.names)
+            }
+        if self._writes_tokens:
             self._write_index(outcome, splits[kept], numbers[kept])
         return outcome
 
@@ -168,12 +173,10 @@ class _Sink:
         return report
 
     def _write_index(self, outcome: Outcome, splits: np.ndarray, numbers: np.ndarray) -> None:
-        lengths = self._all("lengths")
         for index, name in enumerate(self.names):
-            chosen = splits == index
-            outcome.token_lengths[name] = lengths[chosen]
-            np.save(self.folder / name / "offsets.npy", np.concatenate(([0], np.cumsum(lengths[chosen]))))
-            np.save(self.folder / name / "rows.npy", numbers[chosen])
+            offsets = np.concatenate(([0], np.cumsum(outcome.token_lengths[name])))
+            np.save(self.folder / name / "offsets.npy", offsets)
+            np.save(self.folder / name / "rows.npy", numbers[splits == index])
             about = {"report": outcome.report.summary(), "sources": []}
             (self.folder / name / "about.json").write_text(json.dumps(about), encoding="utf-8")
 

@@ -30,6 +30,7 @@ class Job:
     shares: Mapping[str, float] = field(default_factory=lambda: {"train": 1.0})
     seed: int = 0
     write_rows: bool = False
+    write_tokens: bool = True
 
 
 @dataclass(slots=True)
@@ -96,12 +97,14 @@ class Worker:
     def _encode(self, part: Part, examples: list[Example]) -> None:
         part.kept = np.ones(len(examples), bool)
         if self.encoder is None or not examples:
-            part.tokens, part.lengths = np.empty(0, np.uint32), np.zeros(len(examples), np.int64)
+            part.lengths = np.zeros(len(examples), np.int64)
             return
         job = self.job
         policy = LengthPolicy(self.encoder, job.max_length_tokens, job.on_overlong, job.loss_on)
         part.tokens, part.lengths, part.kept = policy.encode(examples)
         part.report = policy.report
+        if not job.write_tokens:
+            part.tokens = None
 
 
 def write_row(example: Example) -> bytes:

@@ -82,6 +82,8 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str] | None:
 
 def parse_columns(words: list[str]) -> dict[str, str]:
     """Read the words of ``--columns prompt=Question completion=Answer``. Raises UserError 64."""
+    if len(words) == 1 and words[0].count("=") > 1:
+        words = words[0].split()  # all in one, as make hands them on
     pairs = [word.partition("=") for word in words]
     wrong = [word for word, (name, _, column) in zip(words, pairs, strict=True) if not name or not column]
     if wrong:

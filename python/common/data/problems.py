@@ -24,7 +24,7 @@ class ProblemList:
     def add(self, what: str, allowed: str = "", next_step: str = "") -> None:
         self.count += 1
         if len(self.first) < self.listed:
-            self.first.append(Problem(what, allowed, next_step))
+            self.first.append(Problem(printable(what), printable(allowed), printable(next_step)))
 
     def extend(self, other: "ProblemList") -> None:
         """Append what ``other`` found later in the same file."""
@@ -42,6 +42,13 @@ class ProblemList:
         elif next_step and problems:
             problems.append(Problem(f"{self.count:,} in all", next_step=next_step))
         return UserError(problems, exit_code)
+
+
+def printable(text: str, limit: int = 400) -> str:
+    """``text`` from a file, fit for a terminal: what is not visible is written as an escape, and it is not endless."""
+    if len(text) > limit:
+        text = f"{text[: limit - 20]} … {text[-15:]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def join_ranges(numbers: list[int], shown: int = 12) -> str:

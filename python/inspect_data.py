@@ -1,0 +1,102 @@
+"""Look at data before training on it: its shape, its lengths, what is wrong or odd, two examples as they are trained.
+
+python python/inspect_data.py --recipe demo                      # the data of a recipe, with its tokenizer
+python python/inspect_data.py mine.jsonl --validation held_out.jsonl --model recipes/demo/model
+"""
+
+import sys
+
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.settings import DataSettings, ModelSettings, Recipe, load_recipe
+
+
+def main() -> None:
+    options = parse_options()
+    recipe = load_recipe(options.recipe) if options.recipe else None
+    files = choose_files(options, recipe)
+    limit, on_overlong, loss_on = choose_limits(options, recipe)
+    tokenizer = load_tokenizer(options.model, recipe)
+
+    from common.chat.inspection import plain_lines, print_rich, view_file
+    from common.data import load_examples, parse_columns
+    from common.data.leaks import check_leaks
+
+    columns = parse_columns(options.columns) if options.columns else None
+    loaded = {
+        split: load_examples(
+            path,
+            columns=columns,
+            on_bad_row=options.on_bad_row,
+            allow_empty=options.allow_empty,
+            allow_duplicates=options.allow_duplicates,
+            allow_secrets=options.allow_secrets,
+        )
+        for split, path in files.items()
+    }
+    show = print_rich if sys.stdout.isatty() and not options.plain else lambda view: print(*plain_lines(view), sep="\n")
+    for split, part in loaded.items():
+        show(view_file(split, part, tokenizer, limit, on_overlong, loss_on))
+    if len(loaded) > 1:
+        found = check_leaks({split: part.examples for split, part in loaded.items()}, allow_leak=options.allow_leak)
+        print("overlaps between the files:", ", ".join(f"{kind} {count}" for kind, count in found.items()))
+
+
+def parse_options():
+    parser = CommandParser(prog="inspect_data.py", description=__doc__)
+    parser.add_argument("train", nargs="?", metavar="FILE", help="JSONL, JSON array, CSV, TSV or Parquet")
+    parser.add_argument("--recipe", metavar="NAME", help="take files, tokenizer and limits from this recipe")
+    parser.add_argument("--validation", metavar="FILE", help="validation examples, checked for leaks")
+    parser.add_argument("--test", metavar="FILE", help="test examples, checked likewise")
+    parser.add_argument("--model", metavar="NAME", help="model whose tokenizer counts (without one: characters)")
+    parser.add_argument("--max-length-tokens", type=int, metavar="N", help="limit of an example")
+    parser.add_argument(
+        "--on-overlong", choices=("error", "drop", "truncate-prompt"), help="what to do with longer ones"
+    )
+    parser.add_argument("--loss-on", choices=("assistant", "all"), help="which tokens are trained")
+    parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="such as prompt=Question completion=Answer")
+    parser.add_argument("--on-bad-row", choices=("error", "drop"), default="error", help="rows that cannot be used")
+    parser.add_argument("--allow-empty", action="store_true", help="let empty answers pass")
+    parser.add_argument("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")
+    parser.add_argument("--allow-secrets", action="store_true", help="let what looks like keys and tokens pass")
+    parser.add_argument("--allow-leak", action="store_true", help="let files share rows, and say how many")
+    parser.add_argument("--plain", action="store_true", help="no colours, for logs")
+    return parser.parse_args()
+
+
+def choose_files(options, recipe: Recipe | None) -> dict[str, str]:
+    """Return split → path: what was named, else the recipe's files."""
+    own = recipe.data if recipe and not options.train else None
+    named = {
+        "train": options.train or (own and own.train),
+        "validation": options.validation or (own and own.validation),
+        "test": options.test,
+    }
+    files = {split: path for split, path in named.items() if path}
+    if "train" not in files:
+        raise UserError(
+            Problem("nothing to inspect", "a FILE, or --recipe NAME", "see inspect_data.py --help"), ExitCode.USAGE
+        )
+    return files
+
+
+def choose_limits(options, recipe: Recipe | None) -> tuple[int, str, str]:
+    """Return (limit in tokens, what is done with longer examples, which tokens are trained)."""
+    settings = recipe.data if recipe else DataSettings()
+    return (
+        options.max_length_tokens or settings.max_length_tokens,
+        options.on_overlong or settings.on_overlong,
+        options.loss_on or settings.loss_on,
+    )
+
+
+def load_tokenizer(model: str | None, recipe: Recipe | None):
+    """Load the tokenizer of the model named, or of the recipe's; None when there is neither."""
+    if not model and not recipe:
+        return None
+    from common import models
+
+    return models.load_tokenizer(models.find_model(ModelSettings(name=model) if model else recipe.model))
+
+
+if __name__ == "__main__":
+    run_command(main)
