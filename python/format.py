@@ -4,7 +4,6 @@ python python/format.py --input raw/ --output runs/data/frida-h100/formatted_dat
 """
 
 import json
-import tempfile
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
@@ -20,7 +19,7 @@ def main() -> None:
     from common.data import load_examples, parse_columns
     from common.data.formatting import format_mistral
     from common.data.problems import ProblemList, RowError
-    from common.data.publishing import check_free, publish
+    from common.data.publishing import publish
 
     columns = parse_columns(options.columns) if options.columns else None
     problems, lines = ProblemList(), []
@@ -35,10 +34,8 @@ def main() -> None:
     if problems:
         raise problems.error()
 
-    check_free(output.parent, [output.name], options.force)
-    with tempfile.TemporaryDirectory(prefix=".formatting-", dir=output.parent) as work:
-        (Path(work) / output.name).write_text("".join(lines), encoding="utf-8")
-        publish(Path(work), output.parent, [output.name])
+    with publish(output.parent, [output.name], force=options.force) as work:
+        (work / output.name).write_text("".join(lines), encoding="utf-8")
     print(f"{output}  {len(lines):,} rows written")
 
 
@@ -60,9 +57,8 @@ def find_files(source: Path, output: Path) -> list[Path]:
 
     if not source.is_dir():
         return [source]
-    files = sorted(
-        path for path in source.iterdir() if path.suffix.lower() in FORMATS and path.resolve() != output.resolve()
-    )
+    ours = {output.resolve(), (source / "dataset_card.json").resolve()}
+    files = sorted(p for p in source.iterdir() if p.suffix.lower() in FORMATS and p.resolve() not in ours)
     if not files:
         raise UserError(
             Problem(f"no data files in {source}", f"known are {', '.join(FORMATS)}", "see --input"), ExitCode.NO_INPUT

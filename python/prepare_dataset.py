@@ -5,8 +5,6 @@ python python/prepare_dataset.py --input_data qa.jsonl --output_dir runs/data/mi
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from common.errors import CommandParser, run_command
@@ -22,7 +20,7 @@ def main() -> None:
     from common.data import check_unchanged, parse_columns
     from common.data.checking import Rules
     from common.data.files import open_data_file
-    from common.data.publishing import check_free, publish
+    from common.data.publishing import publish
     from common.data.splits import split_shares
     from common.hashing import sha256_of
     from common.runs import runs_dir
@@ -50,19 +48,12 @@ def main() -> None:
         write_rows=True,
         write_tokens=False,
     )
-    check_free(output, names, options.force)
     sha256 = sha256_of(file.path)
-    work = Path(tempfile.mkdtemp(prefix=".preparing-", dir=output))
-    try:
+    with publish(output, names, force=options.force) as work:
         outcome = process_file(file, job, work, workers=options.workers, allow_leak=options.allow_leak)
         check_unchanged(file.path, sha256)
         card = describe_dataset(file, sha256, job, options.model_name, outcome, work)
         (work / "dataset_card.json").write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        publish(work, output, names)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if not any(output.iterdir()):
-            output.rmdir()
 
     for split, rows in outcome.sizes.items():
         print(f"{output / split}.jsonl  {rows:,} rows")
@@ -80,7 +71,7 @@ def parse_options():
         "--model_name",
         "--model-name",
         metavar="NAME",
-        help="model whose tokenizer measures lengths (none: not measured)",
+        help="model whose tokenizer measures (none: no lengths)",
     )
     add("--max_length", "--max-length", type=int, default=512, metavar="N", help="longest example in tokens")
     add("--train_size", "--train-size", type=float, default=0.8, metavar="SHARE", help="share of the rows for training")

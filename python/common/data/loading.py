@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.data.checking import MAX_ROW_CHARS, RowChecker, Rules
 from common.data.examples import Loaded
-from common.data.files import DataFile, open_data_file
+from common.data.files import BOM, DataFile, open_data_file
 from common.data.rows import ends_in_a_line_break, iter_blocks, rows_of
 from common.data.shapes import MAPPABLE
 from common.errors import ExitCode, Problem, UserError, did_you_mean
@@ -104,7 +104,14 @@ def file_notes(file: DataFile) -> list[str]:
 
 
 def finish_check(checker: RowChecker, file: DataFile) -> None:
-    """Raise the errors found; say so when the last line looks cut."""
+    """Raise the errors found; say so when the last line looks cut, or an object goes over several lines."""
+    if checker.broken and file.format == "jsonl" and _first_line(file) == b"{":
+        raise UserError(
+            Problem(
+                f"{file.name}:1: an object over several lines", "one object a line, or a JSON array", "jq -c . FILE"
+            ),
+            ExitCode.DATA,
+        )
     if checker.broken == 1 and file.format == "jsonl" and not ends_in_a_line_break(file):
         last = checker.problems.first[-1]
         if checker.problems.count == 1 and last.what.startswith(f"{file.name}:{_last_line(file)}:"):
@@ -116,6 +123,11 @@ def finish_check(checker: RowChecker, file: DataFile) -> None:
 def changed(path: str | Path) -> UserError:
     """The error of a file that is no longer what was read."""
     return UserError(Problem(f"{path} changed after it was read", next_step="start again"), ExitCode.DATA)
+
+
+def _first_line(file: DataFile) -> bytes:
+    with file.path.open("rb") as raw:
+        return raw.readline(1 << 20).removeprefix(BOM).strip()
 
 
 def _last_line(file: DataFile) -> int:

@@ -1,42 +1,61 @@
-"""Putting finished files in their place: all of them at once as far as a file system can, and never over something else."""
+"""Putting finished files in their place: all or none, each complete under its name, never over something else."""
 
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
 
 
-def check_free(folder: Path, names: Sequence[str], force: bool) -> None:
-    """Raise UserError 73 when ``folder`` cannot take these files, or holds one of them already (unless ``force``)."""
+@contextmanager
+def publish(folder: Path, names: Sequence[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a working folder; when the block ends without an error, move the files ``names`` from it into ``folder``.
+
+    After an error nothing is left behind, folders included. Raises UserError 73 when ``folder`` cannot be written or
+    holds one of the files already (unless ``force``).
+    """
     present = [name for name in names if (folder / name).exists()]
     if present and not force:
         raise UserError(
             Problem(f"{folder} holds {', '.join(present)} already", "nothing is overwritten unasked", "add --force"),
             ExitCode.CANNOT_CREATE,
         )
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "permission denied")
+        work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
     except OSError as error:
+        _remove_empty(made)
         raise UserError(
-            Problem(
-                f"cannot write into {folder} ({(error.strerror or str(error)).lower()})", "", "choose another folder"
-            ),
+            Problem(f"cannot write into {folder} ({error.strerror})", next_step="choose another folder"),
             ExitCode.CANNOT_CREATE,
         ) from error
+    try:
+        yield work
+        _move(work, folder, names)
+        made = []
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        _remove_empty(made)
 
 
-def publish(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Move finished files from ``source`` (on the same file system) into ``target``, each complete under its name."""
+def _move(work: Path, folder: Path, names: Sequence[str]) -> None:
     for name in names:
-        with (source / name).open("rb") as file:
+        with (work / name).open("rb") as file:
             os.fsync(file.fileno())
     for name in names:
-        (source / name).replace(target / name)
-    descriptor = os.open(target, os.O_RDONLY)
+        (work / name).replace(folder / name)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
