@@ -230,6 +230,27 @@ def test_metrics_that_cannot_be_written_stop_the_run_with_74():
     assert caught.value.exit_code == ExitCode.IO
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_end_that_cannot_be_written_frees_the_run_and_keeps_the_error():
+    with pytest.raises(ZeroDivisionError), runs.Run.create("full") as run:
+        run.write_manifest({})
+        (run.folder / f".status.json.{os.getpid()}").symlink_to("/dev/full")
+        raise ZeroDivisionError
+    status = runs.read_status(run.folder)
+    assert (status["state"], status["running"]) == ("crashed", False)
+
+
+@pytest.mark.parametrize("file", ["status.json", "run.json"])
+def test_a_completed_run_stays_completed_when_a_power_cut_took_half_of_its_end(file):
+    with runs.Run.create("half") as run:
+        run.write_manifest({"settings": {}})
+        before = (run.folder / file).read_bytes()
+    (run.folder / file).write_bytes(before)
+    with pytest.raises(UserError) as caught:
+        runs.Run.reopen("half")
+    assert caught.value.exit_code == ExitCode.CANNOT_CREATE
+
+
 def test_runs_are_never_overwritten():
     with runs.Run.create("once") as run:
         run.write_manifest({})

@@ -16,7 +16,7 @@ from common.runs.claim import DISK_ERRNOS, cannot_create, claim, write_error
 from common.runs.folders import MANIFEST_FILE, read_json, run_folder, runs_dir, utc_now, write_json
 from common.runs.lock import RunLock
 from common.runs.log import LOG_FILE, capture_output
-from common.runs.status import STATES, STATUS_FILE, STOP_REQUEST_FILE
+from common.runs.status import STATES, STATUS_FILE, STOP_REQUEST_FILE, read_end
 
 METRICS_FILE = "metrics.jsonl"
 LAUNCH_VARIABLE = "RECETARIO_LAUNCH"  # NAME:TOKEN from the background launcher, inherited by all the run's processes
@@ -96,7 +96,7 @@ class Run:
             raise write_error(error, folder) from error
         try:
             manifest = read_json(folder / MANIFEST_FILE)
-            if manifest.get("attempts", [{}])[-1].get("state") == "completed":
+            if "completed" in (read_end(folder), (manifest.get("attempts") or [{}])[-1].get("state")):
                 raise cannot_create(f"run '{name}' is completed", "there is nothing left to do")
             (folder / STOP_REQUEST_FILE).unlink(missing_ok=True)
             run = cls(name, folder, lock, resumed=True)
@@ -120,7 +120,7 @@ class Run:
 
     def __exit__(self, kind, error, _traceback) -> None:
         state, exit_code, line, replacement = self._verdict(error)
-        with suppress(OSError):  # a full disk: the missing record then reads as crashed
+        with suppress(OSError, UserError):  # a full disk: the missing record then reads as crashed
             self._end_attempt(state, exit_code, line)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
@@ -206,11 +206,11 @@ class Run:
         with self._guard:
             self._status.update(state=state, exit_code=exit_code, error=line, ended_at=utc_now())
             self._status.pop("eta_s", None)
+            self._write_status(durable=True)
             if self._manifest is not None:
                 end = {"ended_at": self._status["ended_at"], "state": state, "exit_code": exit_code, "error": line}
                 self._manifest["attempts"][-1].update(end)
                 write_json(self.folder / MANIFEST_FILE, self._manifest)
-            self._write_status(durable=True)
             (self.folder / STOP_REQUEST_FILE).unlink(missing_ok=True)
 
     def _verdict(self, error: BaseException | None) -> tuple[str, int, str | None, UserError | None]:

@@ -46,6 +46,12 @@ def read_status(folder: Path | str, log_lines: int = 3) -> dict:
     return status
 
 
+def read_end(folder: Path) -> str | None:
+    """Return the final state that the last attempt recorded, None when it recorded none."""
+    state = _load(folder / STATUS_FILE).get("state")
+    return state if state in FINAL_STATES else None
+
+
 def _load(path: Path) -> dict:
     """Return the JSON object in ``path``, {} when it is missing or damaged, as after a power cut."""
     with suppress(OSError, ValueError):
