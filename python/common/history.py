@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.errors import UserError
 from common.report.formats import percent, points
 from common.runs import read_json, write_json
 
@@ -56,6 +57,6 @@ def _read(path: Path) -> dict | None:
     try:
         report = read_json(path)
         _substance(report)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return None
     return report

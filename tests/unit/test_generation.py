@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from answering_models import EOS_ID, PAD_ID, make_adapter, make_model
 
 from common.data.examples import Message
 from common.errors import ExitCode, UserError
@@ -13,10 +14,6 @@ from common.generation.arms import find_local, open_arm
 from common.generation.decoding import BatchDecoder, Row
 from common.generation.local import LocalArm, LocalModel
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
-    "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
-)
 INSTRUCTIONS = "Write a requirements document for the concept below, with a title and two lists of items. " * 2
 CONCEPTS = ["A library", "A shop for used bicycles with repairs", "Bus tickets", "Una biblioteca municipal",
             "A clinic", "A very long concept " * 9, "Tea", "School meals and menus for two weeks"]  # fmt: skip
@@ -40,51 +37,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny random Mistral (fp32) with a byte-level tokenizer, as a model folder; it now and then ends its turn."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<s>", "</s>", "<pad>", "[INST]", "[/INST]"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
-    backend.train_from_iterator([INSTRUCTIONS, *CONCEPTS], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, sliding_window=None, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    model = MistralForCausalLM(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(4)
-        model.lm_head.weight[1].mul_(1.3)
-    model.save_pretrained(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("model"), [INSTRUCTIONS, *CONCEPTS])
 
 
 @pytest.fixture(scope="module")
 def adapter(folder, tmp_path_factory):
-    """A LoRA adapter with B matrices that are not zero."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    out = tmp_path_factory.mktemp("adapter")
-    torch.manual_seed(1)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-    )
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.2)
-    model.save_pretrained(out)
-    return out
+    return make_adapter(folder, tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +62,10 @@ def test_greedy_answers_are_those_of_plain_generate_one_by_one(local):
     reasons = set()
     for messages, (answer,) in zip(CONVERSATIONS, answers, strict=True):
         prompt = torch.tensor([encode_prompt(local.tokenizer, messages)])
-        whole = local.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False,
-                                     eos_token_id=1, pad_token_id=2)[0, prompt.shape[1]:].tolist()  # fmt: skip
-        stopped = whole[-1] == 1
+        options = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
+        whole = local.model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0].tolist()
+        whole = whole[prompt.shape[1] :]
+        stopped = whole[-1] == EOS_ID
         assert answer.text == local.tokenizer.decode(whole, skip_special_tokens=True)
         assert answer.finish_reason == ("stop" if stopped else "length")
         assert (answer.prompt_tokens, answer.completion_tokens) == (prompt.shape[1], len(whole) - stopped)
@@ -117,7 +76,7 @@ def test_greedy_answers_are_those_of_plain_generate_one_by_one(local):
 @pytest.mark.parametrize("decoding", [Decoding(40), Decoding(40, temperature=0.7, seed=3, samples=2)])
 def test_answers_do_not_depend_on_batch_size_order_or_sharing(local, decoding):
     expected = generate(LocalArm("a", local, batch_size=1), CONVERSATIONS, decoding)
-    for batch_size in (3, 8, None):
+    for batch_size in (3, None):
         assert generate(LocalArm("a", local, batch_size=batch_size), CONVERSATIONS, decoding) == expected
     backwards = generate(LocalArm("a", local, batch_size=5), CONVERSATIONS[::-1], decoding)
     assert backwards[::-1] == expected
@@ -138,7 +97,7 @@ def test_shared_beginning_is_computed_once_and_changes_nothing(local):
             tokens += kwargs["input_ids"].numel()
 
         hook = local.model.register_forward_pre_hook(count, with_kwargs=True)
-        decoder = BatchDecoder(local.model, local.stop_ids, 2, share=share)
+        decoder = BatchDecoder(local.model, local.stop_ids, PAD_ID, share=share)
         finished = [row for batch in decoder.decode(rows) for row in batch]
         hook.remove()
         computed[share] = (tokens, {row.index: row.tokens for row in finished})
@@ -150,7 +109,7 @@ def test_shared_beginning_is_computed_once_and_changes_nothing(local):
 
 def test_sharing_is_off_where_a_sliding_window_could_make_it_inexact(local, monkeypatch):
     rows = LocalArm("a", local).rows([Request(tuple(messages)) for messages in CONVERSATIONS], Decoding(20))
-    decoder = BatchDecoder(local.model, local.stop_ids, 2)
+    decoder = BatchDecoder(local.model, local.stop_ids, PAD_ID)
     monkeypatch.setattr(local.model.config, "sliding_window", 4096)
     assert decoder._shared_tokens(rows) > 0
     monkeypatch.setattr(local.model.config, "sliding_window", 64)
@@ -175,7 +134,7 @@ def test_sampling_draws_from_the_softmax(local):
         logits = local.model(torch.tensor([prompt])).logits[0, -1]
     expected = torch.softmax(logits / 2.0, -1).double().numpy() * 3000
     rows = [Row(i, prompt, 1, noise_seed=i) for i in range(3000)]
-    decoder = BatchDecoder(local.model, stop_ids=[], pad_id=2, batch_size=500)
+    decoder = BatchDecoder(local.model, stop_ids=[], pad_id=PAD_ID, batch_size=500)
     drawn = [row.tokens[0] for batch in decoder.decode(rows, temperature=2.0) for row in batch]
     observed = torch.bincount(torch.tensor(drawn), minlength=len(expected)).numpy()
     common = expected >= 5

@@ -49,7 +49,7 @@ def span(interval: dict, form=percent) -> str:
 
 
 def p_value(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def markdown_cell(text: str) -> str:

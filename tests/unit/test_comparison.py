@@ -1,0 +1,154 @@
+"""What a comparison asks, counts, refuses and concludes."""
+
+import pytest
+from reports import DATA, load_items, make_comparison, make_report
+
+from common.comparison import check_apparatus, choose_demonstrations, compare
+from common.data import Example, Message, load_examples
+from common.errors import ExitCode, UserError
+from common.generation import Answer, Decoding
+from common.scoring import load_metric, score_ba
+from common.thresholds import Thresholds
+
+METRIC = load_metric("common.scoring:score_ba")
+
+
+def test_report_holds_what_was_answered_scored_and_concluded():
+    items = load_items()
+    report = make_report(items)
+    gold = [item.completion for item in items]
+    halves = [score_ba(text[: len(text) // 2])[0] for text in gold]
+    assert report["models"]["finetuned"]["scores"]["mean"] == 1.0
+    assert report["models"]["optimized"]["scores"]["mean"] == pytest.approx(sum(halves) / 22)
+    assert [p["score"] for p in report["models"]["optimized"]["predictions"]] == halves
+    assert report["models"]["finetuned"]["component_scores"] == dict.fromkeys(score_ba(gold[0])[1], 1.0)
+    counts = report["models"]["baseline"]["answers"]
+    assert (counts["total"], counts["truncated"], counts["empty"], counts["errors"]) == (22, 1, 1, 0)
+    assert report["comparison"]["ranking"][0] == {"model": "finetuned", "mean": 1.0}
+    test = report["comparison"]["tests"]["finetuned_vs_optimized"]
+    assert test["difference"] == pytest.approx(1 - sum(halves) / 22) and test["interval"]["low"] > 0
+    assert report["comparison"]["decision"]["verdict"] == "ADOPT" and report["comparison"]["decision"]["reasons"]
+    assert report["metadata"]["data"]["train"]["sha256"] == load_examples(DATA / "train.jsonl").sha256
+    assert [item["source"] for item in report["items"]] == [item.source for item in items]
+
+
+def test_apparatus_tells_good_from_bad_and_itself_from_nothing():
+    checks = check_apparatus(load_items().examples, METRIC, Thresholds())
+    assert checks["gold"] == {"mean": 1.0, "wanted": "at least 0.9", "ok": True}
+    assert checks["shuffled_words"]["ok"] and checks["shuffled_words"]["mean"] < 0.05
+    assert checks["self"]["ok"] and checks["self"]["verdict"] != "ADOPT"
+    assert "answers_of_other_items" not in checks, "the metric does not look at the reference"
+
+
+def test_apparatus_check_fails_for_a_metric_that_likes_everything(tmp_path, monkeypatch):
+    (tmp_path / "lenient_for_test.py").write_text(
+        "def always(answer):\n    return 1.0, {}\n"
+        "def same(answer, reference):\n    return float(answer == reference), {'same': float(answer == reference)}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    checks = check_apparatus(load_items().examples, load_metric("lenient_for_test:always"), Thresholds())
+    assert checks["gold"]["ok"] and not checks["shuffled_words"]["ok"]
+    checks = check_apparatus(load_items().examples, load_metric("lenient_for_test:same"), Thresholds())
+    assert checks["answers_of_other_items"] == {"mean": 0.0, "wanted": "at most 0.2", "ok": True}
+
+
+@pytest.mark.parametrize("text", ["title: x", "", "gold"])
+def test_three_times_the_same_arm_is_not_adopted(text):
+    items = load_items()
+    answers = [item.completion if text == "gold" else text for item in items]
+    report = compare(make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), answers), items))
+    assert report["comparison"]["decision"]["verdict"] != "ADOPT"
+
+
+def test_refused_answer_counts_as_zero_and_as_refused():
+    items = load_items(3)
+    gold = [item.completion for item in items]
+    refused = [Answer(gold[0], "error", error="the server ended with 'content_filter'"), *gold[1:]]
+    report = compare(make_comparison({"baseline": gold, "optimized": gold, "finetuned": refused}, items))
+    assert report["models"]["finetuned"]["answers"]["errors"] == 1
+    assert report["models"]["finetuned"]["predictions"][0]["score"] == 0.0
+    assert report["models"]["finetuned"]["scores"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_an_items_score_is_the_mean_of_its_samples():
+    items = load_items(4)
+    gold = [item.completion for item in items]
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), gold), items)
+    work.decoding = Decoding(temperature=0.7, samples=3)
+    arm = work.arms["finetuned"]
+
+    def answer(requests, decoding):
+        return ([(r, Answer(arm.table[r.messages[-1].content].text if r.sample else "", "stop"))] for r in requests)
+
+    arm.answer = answer
+    report = compare(work)
+    assert report["models"]["finetuned"]["predictions"][0]["score"] == pytest.approx(2 / 3)
+    assert report["models"]["finetuned"]["scores"]["n"] == 4
+    assert report["models"]["finetuned"]["answers"]["total"] == 12
+
+
+def test_only_the_optimised_arm_is_shown_demonstrations_and_all_get_the_same_question():
+    train = load_examples(DATA / "train.jsonl").examples
+    items = load_items(2)
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["a", "b"]), items)
+    work.demonstrations = choose_demonstrations(train, 2, METRIC, 0)
+    shown = work.conversations("optimized")[0]
+    assert [m.role for m in shown] == ["user", "assistant", "user", "assistant", "user"]
+    assert shown[:2] == list(work.demonstrations[0].messages) and shown[-1] == items.examples[0].messages[0]
+    assert work.conversations("baseline") == work.conversations("finetuned")
+    assert work.conversations("baseline")[0] == list(items.examples[0].prompt_messages)
+
+
+def test_demonstrations_go_behind_a_system_message():
+    item = Example((Message("system", "s"), Message("user", "q"), Message("assistant", "a")), source="x:1")
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["a"]))
+    work.test.examples[:] = [item]
+    work.demonstrations = [Example((Message("system", "t"), Message("user", "p"), Message("assistant", "b")))]
+    assert [m.content for m in work.conversations("optimized")[0]] == ["s", "p", "b", "q"]
+
+
+def test_demonstrations_are_the_same_for_a_seed_whatever_the_order_of_the_file():
+    train = load_examples(DATA / "train.jsonl").examples
+    chosen = choose_demonstrations(train, 3, METRIC, 0)
+    assert chosen == choose_demonstrations(train[::-1], 3, METRIC, 0)
+    assert chosen != choose_demonstrations(train, 3, METRIC, 1)
+    assert choose_demonstrations(train, 0, METRIC, 0) == []
+
+
+def test_demonstrations_are_the_best_examples():
+    poor = [Example((Message("user", f"q{i}"), Message("assistant", f"title: t{i}"))) for i in range(20)]
+    good = load_examples(DATA / "train.jsonl").examples[:2]
+    assert set(choose_demonstrations([*poor, *good], 2, METRIC, 5)) == set(good)
+    with pytest.raises(UserError, match="22 training examples") as error:
+        choose_demonstrations([*poor, *good], 23, METRIC, 5)
+    assert error.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("change", ["none", "spaces and case"])
+def test_test_item_in_the_training_data_fails_the_comparison(change):
+    items = load_items(5)
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"] * 5), items)
+    known = items.examples[3]
+    if change != "none":
+        texts = [message.content.upper().replace(" ", "  ") for message in known.messages]
+        known = Example((Message("user", texts[0]), Message("assistant", texts[1])), source="train.jsonl:7")
+    work.known["train"].examples.append(known)
+    with pytest.raises(UserError, match=r"validation\.jsonl:4") as error:
+        compare(work)
+    assert error.value.exit_code is ExitCode.DATA
+    assert not any(arm.asked for arm in work.arms.values()), "nothing is asked before the check"
+
+
+def test_test_item_among_demonstrations_from_elsewhere_fails_too():
+    items = load_items(5)
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"] * 5), items)
+    work.demonstrations = [items.examples[2]]
+    with pytest.raises(UserError, match=r"validation\.jsonl:3"):
+        compare(work)
+
+
+def test_one_item_is_no_comparison():
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"]))
+    with pytest.raises(UserError, match="two or more") as error:
+        compare(work)
+    assert error.value.exit_code is ExitCode.DATA
