@@ -1,0 +1,281 @@
+"""Arms behind OpenAI-compatible servers: faults are retried, what was answered is kept, nothing is silently zero.
+
+Faults come from a small HTTP server of the standard library that misbehaves on demand; the rest is asked of a real
+`transformers serve` on a free local port (skipped where fastapi and uvicorn are not installed).
+"""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from answering_models import make_model
+
+from common.data.examples import Message
+from common.errors import ExitCode, UserError
+from common.generation import Decoding, generate, open_arm
+from common.generation.answers import AnswerCache
+from common.generation.servers import ServerArm
+
+CONVERSATIONS = [[Message("user", f"question {i}")] for i in range(6)]
+
+
+def whole_reply(text, finish_reason="stop") -> dict:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
+class FaultyServer:
+    """Answers "re: <question>", after the faults that are lined up for its first requests."""
+
+    def __init__(self, faults=(), port: int = 0):
+        self.faults = list(faults)
+        self.bodies: list[dict] = []
+        self.times: list[float] = []
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer._lock:
+                    outer.bodies.append(body)
+                    outer.times.append(time.monotonic())
+                    fault = outer.faults.pop(0) if outer.faults else None
+                reply = json.dumps(whole_reply("re: " + body["messages"][-1]["content"])).encode()
+                if fault is None:
+                    return self.send(200, reply)
+                return fault(self, reply)
+
+            def send(self, status, data, length=None, **headers):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(length or len(data)))
+                self.end_headers()
+                try:
+                    self.wfile.write(data)
+                except OSError:  # the client no longer waits
+                    return
+
+        ThreadingHTTPServer.allow_reuse_address = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def overloaded(handler, reply):
+    handler.send(503, b'{"error": {"message": "overloaded"}}')
+
+
+def half_body(handler, reply):
+    handler.send(200, reply[: len(reply) // 2], length=len(reply))
+    handler.close_connection = True
+
+
+def half_json(handler, reply):
+    handler.send(200, reply[: len(reply) // 2])
+
+
+def reset(handler, reply):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def no_choices(handler, reply):
+    handler.send(200, json.dumps(whole_reply("x") | {"choices": []}).encode())
+
+
+def unfinished(handler, reply):
+    handler.send(200, json.dumps(whole_reply("half an ans", None)).encode())
+
+
+def no_text(handler, reply):
+    handler.send(200, json.dumps(whole_reply(None)).encode())
+
+
+def html_page(handler, reply):
+    handler.send(200, b"<html>a proxy's page</html>")
+
+
+def slow(handler, reply):
+    time.sleep(1.5)
+    handler.send(200, reply)
+
+
+def arm_at(url, **options) -> ServerArm:
+    return ServerArm("finetuned", "m", url, **({"timeout_s": 5.0, "first_wait_s": 0.01, "attempts": 3} | options))
+
+
+FAULTS = [overloaded, half_body, half_json, reset, no_choices, unfinished, no_text, html_page]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_may_pass_is_tried_again(fault):
+    with FaultyServer([fault, fault]) as server:
+        ((answer,),) = generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(50))
+        assert (answer.text, answer.finish_reason) == ("re: question 0", "stop")
+        assert (answer.prompt_tokens, answer.completion_tokens) == (3, 4)
+        assert len(server.bodies) == 3
+
+
+def test_slow_server_times_out_and_is_tried_again():
+    with FaultyServer([slow]) as server:
+        begin = time.monotonic()
+        ((answer,),) = generate(arm_at(server.url, timeout_s=0.3), CONVERSATIONS[:1], Decoding(50))
+        assert answer.text == "re: question 0" and len(server.bodies) == 2
+        assert time.monotonic() - begin < 1.4
+
+
+def test_waits_grow_and_the_servers_own_wish_is_heard():
+    def busy(handler, reply):
+        handler.send(429, b"{}", Retry_After="1")
+
+    with FaultyServer([overloaded, overloaded, busy]) as server:
+        generate(arm_at(server.url, attempts=4, first_wait_s=0.1), CONVERSATIONS[:1], Decoding(50))
+        waits = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
+        assert 0.07 < waits[0] < 0.3 and 0.14 < waits[1] < 0.5 and waits[2] >= 0.99
+
+
+def test_answers_come_back_in_order_and_several_are_asked_at_once():
+    def unhurried(handler, reply):
+        time.sleep(0.3)
+        handler.send(200, reply)
+
+    with FaultyServer([unhurried] * 4) as server:
+        begin = time.monotonic()
+        answers = generate(arm_at(server.url, at_once=4), CONVERSATIONS, Decoding(50))
+        assert [row[0].text for row in answers] == [f"re: question {i}" for i in range(6)]
+        assert time.monotonic() - begin < 1.0
+
+
+def test_server_that_stays_away_ends_the_comparison_with_advice():
+    with FaultyServer() as server:
+        url = server.url
+    with pytest.raises(UserError, match="in 3 tries") as error:
+        generate(arm_at(url), CONVERSATIONS, Decoding(50))
+    assert error.value.exit_code is ExitCode.UNAVAILABLE and "run the same command" in str(error.value)
+
+
+def test_server_that_dies_midway_is_taken_up_again_without_asking_twice(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with FaultyServer([None, None, None, *[reset] * 50]) as server:
+        port = server.port
+        with pytest.raises(UserError) as error:
+            generate(arm_at(server.url, at_once=1), CONVERSATIONS, Decoding(50), cache=AnswerCache(path))
+        assert error.value.exit_code is ExitCode.UNAVAILABLE
+    kept = path.read_text().count('"key"')
+    assert kept == 3
+    with FaultyServer(port=port) as server:
+        answers = generate(arm_at(server.url), CONVERSATIONS, Decoding(50), cache=AnswerCache(path))
+        assert [row[0].text for row in answers] == [f"re: question {i}" for i in range(6)]
+        asked = sorted(body["messages"][0]["content"] for body in server.bodies)
+        assert asked == ["question 3", "question 4", "question 5"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+def test_what_will_not_pass_ends_at_once(status):
+    def refuse(handler, reply):
+        handler.send(status, b'{"error": {"message": "no such model"}}')
+
+    with FaultyServer([refuse] * 9) as server:
+        with pytest.raises(UserError, match="refuses model 'm'") as error:
+            generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(50))
+        assert error.value.exit_code is ExitCode.UNAVAILABLE
+        assert len(server.bodies) == 1
+
+
+def test_refused_and_cut_answers_are_told_from_whole_ones():
+    def filtered(handler, reply):
+        handler.send(200, json.dumps(whole_reply("", "content_filter")).encode())
+
+    def cut(handler, reply):
+        handler.send(200, json.dumps(whole_reply("title: half", "length")).encode())
+
+    with FaultyServer([filtered, cut]) as server:
+        arm = arm_at(server.url, at_once=1)
+        first, second = (row[0] for row in generate(arm, CONVERSATIONS[:2], Decoding(50)))
+    assert (first.finish_reason, second.finish_reason) == ("error", "length")
+    assert "content_filter" in first.error
+
+
+def test_decoding_is_told_to_the_server_and_every_sample_has_its_seed():
+    with FaultyServer() as server:
+        generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(77, temperature=0.7, seed=5, samples=3))
+        bodies = sorted(server.bodies, key=lambda body: body["seed"])
+        assert [body["seed"] for body in bodies] == [5, 6, 7]
+        assert {(body["temperature"], body["max_tokens"], body["model"]) for body in bodies} == {(0.7, 77, "m")}
+        server.bodies.clear()
+        generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(77))
+        assert server.bodies[0]["temperature"] == 0 and "seed" not in server.bodies[0]
+
+
+SERVING = all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn"))
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    """`transformers serve` with the tiny model; yields (url, model folder, process)."""
+    folder = make_model(tmp_path_factory.mktemp("served"), [m.content for row in CONVERSATIONS for m in row])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
+    command = [*serve, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", str(folder)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    log = (folder / "serve.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "serve.log").read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1", folder, process
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+@pytest.mark.skipif(not SERVING, reason="fastapi and uvicorn (transformers[serving]) are not installed")
+def test_real_server_gives_the_answers_of_the_local_model(real_server, tmp_path):
+    url, folder, process = real_server
+    local = generate(open_arm("local", str(folder)), CONVERSATIONS, Decoding(24))
+    arm = ServerArm("served", str(folder), url, timeout_s=60, attempts=2, first_wait_s=0.1, at_once=2)
+    path = tmp_path / "answers.jsonl"
+    served = generate(arm, CONVERSATIONS, Decoding(24), cache=AnswerCache(path))
+    assert [row[0].text for row in served] == [row[0].text for row in local]
+    assert [row[0].finish_reason for row in served] == [row[0].finish_reason for row in local]
+    assert [row[0].prompt_tokens for row in served] == [row[0].prompt_tokens for row in local]
+    process.kill()
+    process.wait()
+    again = generate(arm, CONVERSATIONS, Decoding(24), cache=AnswerCache(path))
+    assert again == served, "a dead server is not missed for what it answered"
+    with pytest.raises(UserError, match="in 2 tries"):
+        generate(arm, [[Message("user", "something new")]], Decoding(24), cache=AnswerCache(path))
