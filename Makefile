@@ -22,7 +22,7 @@ data: ## generate the sample data (RECIPE=all FORCE=1)
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 	@scripts/call.sh download_model MODEL= REVISION=--revision
 demo-model: ## build the demo recipe's model anew, from nothing
-	@scripts/call.sh make_demo_model
+	@scripts/call.sh make_demo_model -- --output recipes/demo/model --seed 42 --force
 
 ##@ Train
 train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SMOKE=1)
