@@ -20,6 +20,7 @@ def main() -> None:
     from common.chat.inspection import plain_lines, print_rich, view_file
     from common.data import load_examples, parse_columns
     from common.data.leaks import check_leaks
+    from common.data.splits import check_sizes
 
     columns = parse_columns(options.columns) if options.columns else None
     loaded = {
@@ -36,6 +37,9 @@ def main() -> None:
     show = print_rich if sys.stdout.isatty() and not options.plain else lambda view: print(*plain_lines(view), sep="\n")
     for split, part in loaded.items():
         show(view_file(split, part, tokenizer, limit, on_overlong, loss_on))
+    sizes = {split: len(part) for split, part in loaded.items()}
+    for note in check_sizes(sizes, dict.fromkeys(sizes, 1.0)):
+        print(f"note: {note}")
     if len(loaded) > 1:
         found = check_leaks({split: part.examples for split, part in loaded.items()}, allow_leak=options.allow_leak)
         print("overlaps between the files:", ", ".join(f"{kind} {count}" for kind, count in found.items()))

@@ -102,6 +102,9 @@ class ShapeReader:
         for _, prompt, _, answer in _PAIRS:
             if prompt in lowered or answer in lowered:
                 raise _missing(answer if prompt in lowered else prompt, row)
+        for name, value in row.items():
+            if len(row) == 1 and isinstance(value, list) and value and isinstance(value[0], Mapping):
+                raise RowError(f"the rows are inside the list '{name}'", "one object a row", f"jq -c '.{name}[]' FILE")
         raise RowError(
             f"found {_names(row)}",
             f"need {', or '.join(KNOWN_SHAPES)}",
