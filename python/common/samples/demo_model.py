@@ -1,6 +1,7 @@
 """The demo base model's shape and tokenizer: a Mistral small enough to be shipped and trained on two CPU cores."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 VOCABULARY_SIZE = 2048
@@ -18,6 +19,8 @@ SHAPE = {
 # it (names_of_fields count as one), zeros or one other digit (so FR001 and FR009 differ in one token), a run of signs.
 PRETOKENS = r"\n+ *(?:[-*] )?| ?[\p{L}_]+|0+|\d| ?[^\s\p{L}\p{N}_]+|\s"
 
+# Mistral's format, "<s>[INST] … [/INST] …</s>". The space before an answer counts as the prompt's, so that what the model
+# generates is the answer and nothing else.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -26,8 +29,11 @@ CHAT_TEMPLATE = """\
     {%- endif %}
     {%- if message.role == 'user' %}
         {{- '[INST] ' + message.content + ' [/INST]' }}
+        {%- if not loop.last or add_generation_prompt %}
+            {{- ' ' }}
+        {%- endif %}
     {%- else %}
-        {{- ' ' + message.content + eos_token }}
+        {{- message.content + eos_token }}
     {%- endif %}
 {%- endfor %}
 """
@@ -102,9 +108,11 @@ def new_model(tokenizer, seed: int, **shape):
     return model
 
 
-def save_model(model, tokenizer, folder: Path) -> None:
-    """Write weights (bfloat16), configuration and tokenizer to ``folder``, as any Mistral is stored."""
+def save_model(model, tokenizer, folder: Path, facts: Mapping[str, object]) -> None:
+    """Write weights (bfloat16), configuration, tokenizer and ``pretraining.json`` (``facts``) to ``folder``."""
     import torch
 
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    (folder / "pretraining.json").write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from common.samples.dice import Dice
 from common.samples.pretraining import write_conversation
 
-TOKENIZER_CONVERSATIONS = 4000
+TOKENIZER_CONVERSATIONS = 2000
 TOKENS_PER_STEP = 4096
 # (share of the steps, tokens of a sequence): short ones first, then room for several demonstrations.
 STAGES = ((0.5, 512), (0.3, 1024), (0.2, 2048))
@@ -74,6 +74,14 @@ def new_optimizers(model) -> list:
         torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=ADAMW_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
+
+
+def prepare_torch(threads: int) -> None:
+    """Compute with ``threads`` CPU threads and with nothing that could differ between two runs."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
 
 
 def pretrain(model, tokenizer, seed: int, steps: int, bf16: bool) -> list[float]:
