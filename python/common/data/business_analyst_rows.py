@@ -4,6 +4,7 @@ What is mended is counted and told; what cannot be (a row that holds no document
 is invented but a missing priority, which becomes Medium, and ids, which follow from the position in the list.
 """
 
+import json
 from collections.abc import Mapping
 
 import yaml
@@ -32,7 +33,7 @@ def read_row(row: Mapping) -> tuple[str, dict, list[str], list[tuple[str, str]]]
         name, document = "requirements_yaml", row["requirements_yaml"]
     if isinstance(document, str):
         try:
-            document = yaml.safe_load(document)
+            document = _parse_document(document)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" (line {mark.line + 1} of the text)" if mark else ""
@@ -51,6 +52,16 @@ def mend_document(document: Mapping, mended: list[str]) -> dict:
             items = _join_flat_lines(items, name, mended)
             result[name] = [_mend_item(item, index, name, mended) for index, item in enumerate(items, 1)]
     return result
+
+
+def _parse_document(text: str) -> object:
+    """Read JSON, or else YAML with every value left as the text it is."""
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return yaml.load(text, Loader=yaml.BaseLoader)  # knows text, lists and objects only: as safe as it gets
 
 
 def _join_flat_lines(items: list, name: str, mended: list[str]) -> list:

@@ -73,6 +73,8 @@ def _parse_inst(text: str) -> list[Message]:
     for match in _INST.finditer(body):
         if match.start() != covered:
             break
+        if "[INST]" in match.group(1):
+            break
         covered = match.end()
         question, answer = match.group(1), _strip_marks(match.group(2))
         system = None if turns else _SYSTEM.match(question)
@@ -105,7 +107,7 @@ def _parse_headed(text: str, template: _Headed) -> list[Message]:
             raise RowError(f"field 'text' is not in the {template.name} template at '{found}'")
         end = text.find(template.end, header.end())
         following = template.header.search(text, header.end())
-        if end < 0 and following:
+        if following and not 0 <= end <= following.start():
             raise RowError(f"field 'text' has a turn without {template.end}")
         content = text[header.end() : end if end >= 0 else len(text)]
         if end < 0:

@@ -1,0 +1,189 @@
+"""Fingerprints, splits, duplicates and leaks, against slow and obvious ways to find them.
+
+pytest tests/unit/test_data_leaks.py
+"""
+
+import random
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.data import overlaps
+from common.data.duplicates import find_duplicates
+from common.data.examples import Example, Message
+from common.data.fingerprints import _UNSPACED, _WORDS, fingerprint, normalise
+from common.data.leaks import check_leaks, find_leaks, summarise
+from common.data.ngrams import WORDS, hash_ngrams
+from common.data.splits import check_sizes, split_of, split_shares
+from common.errors import UserError
+
+
+def example(question: str, answer: str, source: str = "") -> Example:
+    return Example((Message("user", question), Message("assistant", answer)), source=source)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_quick_way_for_ascii_is_the_general_way(text):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    assert normalise(text) == " ".join(_WORDS.findall(_UNSPACED.sub(r" \1 ", folded))).encode()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is a FOX?", "  what is\ta fox "),
+        ("Straße", "STRASSE"),
+        ("ﬁne ① e\u0301", "fine 1 é"),
+        ("你好，世界", "你好世界!"),
+    ],
+)
+def test_case_spacing_and_punctuation_do_not_count(one, other):
+    a, b = fingerprint(example(one, "x"))[0], fingerprint(example(other, "X."))[0]
+    assert a.normalised == b.normalised
+    assert a.prompt == b.prompt
+    assert a.exact != b.exact
+
+
+def test_texts_without_words_differ():
+    assert fingerprint(example("😀", "x"))[0].normalised != fingerprint(example("😡", "x"))[0].normalised
+
+
+words = st.lists(st.sampled_from(["a", "b", "c", "dd", "é", "日", "e1"]), max_size=40).map(
+    lambda w: " ".join(w).encode()
+)
+
+
+@given(st.lists(words, max_size=6), st.integers(1, 14))
+def test_ngrams_are_the_same_when_their_words_are(texts, size):
+    hashes, lengths = hash_ngrams(texts, size)
+    slow = [[tuple(t.split()[i : i + size]) for i in range(len(t.split()) - size + 1)] for t in texts]
+    assert lengths.tolist()[: len(texts)] == [len(grams) for grams in slow]
+    flat = [gram for grams in slow for gram in grams]
+    assert len(set(hashes.tolist())) == len(set(flat))
+    assert len({(int(h), gram) for h, gram in zip(hashes, flat, strict=True)}) == len(set(flat))
+
+
+def test_a_split_depends_on_the_row_alone():
+    shares = split_shares(0.8)
+    rng = random.Random(1)
+    hashes = [rng.getrandbits(64) for _ in range(20_000)]
+    first = [split_of(h, shares, seed=7) for h in hashes]
+    assert [split_of(h, shares, seed=7) for h in reversed(hashes)] == first[::-1]
+    assert [split_of(h, shares, seed=8) for h in hashes] != first
+    for name, share in shares.items():
+        assert abs(first.count(name) / len(first) - share) < 0.01
+    grown = split_shares(0.9)
+    stayed = [split_of(h, grown, seed=7) == "train" for h, split in zip(hashes, first, strict=True) if split == "train"]
+    assert all(stayed), "a larger training share takes rows from the others only"
+
+
+@pytest.mark.parametrize(("train", "validation"), [(0, None), (1, None), (0.8, 0.3), (0.8, -0.1), (1.2, None)])
+def test_impossible_shares_are_refused(train, validation):
+    with pytest.raises(UserError, match="share is"):
+        split_shares(train, validation)
+
+
+def test_odd_sizes_are_told():
+    assert check_sizes({"train": 1, "validation": 2}, {"train": 0.5, "validation": 0.5}) == [
+        "the validation split (2 rows) is larger than the training split (1 rows)"
+    ]
+    with pytest.raises(UserError, match="the test split is empty"):
+        check_sizes({"train": 5, "test": 0}, {"train": 0.8, "test": 0.2})
+    assert check_sizes({"train": 5, "test": 0}, {"train": 1.0, "test": 0.0}) == []
+
+
+def test_duplicates_are_counted():
+    rows = [("q", "a"), ("q", "a"), ("Q?", "A"), ("q", "b"), ("r", "c"), ("s", "d"), ("s", "d"), ("s", "e")]
+    found = find_duplicates(np.array([fingerprint(example(*row))[0] for row in rows], np.uint64))
+    assert (found.rows, found.exact, found.normalised) == (8, 2, 3)
+    assert found.pairs == [(0, 1), (0, 2), (5, 6)]
+    assert found.conflicting == 7  # all but ("r", "c")
+
+
+def passage(rng: random.Random, length: int) -> str:
+    return " ".join(f"w{rng.randrange(10**9)}" for _ in range(length))
+
+
+def leaks_between(train: list[Example], validation: list[Example]):
+    prints, ngrams = summarise(train + validation)
+    placed = np.array([0] * len(train) + [1] * len(validation))
+    return find_leaks(placed, ["train", "validation"], prints, ngrams)
+
+
+def test_each_kind_of_leak_is_found_once_with_its_row():
+    rng = random.Random(2)
+    train = [example(passage(rng, 20), passage(rng, 60)) for _ in range(50)]
+    copied = train[7].completion.split()
+    validation = [
+        example(passage(rng, 20), passage(rng, 60)),
+        train[3],
+        example(train[4].prompt.upper(), train[4].completion + " !"),
+        example(train[5].prompt, passage(rng, 60)),
+        example(passage(rng, 5), " ".join([*copied[:40], passage(rng, 10)])),
+        example(passage(rng, 20), " ".join([passage(rng, 80), *copied[:14]])),
+    ]
+    report = leaks_between(train, validation)
+    found = {(leak.kind, leak.row - 50, leak.other_row) for leak in report.leaks}
+    assert found == {("exact", 1, 3), ("normalised", 2, 4), ("prompt", 3, 5), ("13-gram", 4, 7)}
+    assert report.faint == 1, "14 copied words among 94 are told, not refused"
+    assert report.counts() == {"exact": 1, "normalised": 1, "prompt": 1, "13-gram": 1, "faint_13-gram": 1}
+
+
+def test_fixed_instructions_are_no_leak():
+    rng = random.Random(3)
+    rules = passage(rng, 60)
+    train = [example(f"{rules} concept {passage(rng, 8)}", passage(rng, 30)) for _ in range(20)]
+    validation = [example(f"{rules} concept {passage(rng, 8)}", passage(rng, 30)) for _ in range(5)]
+    report = leaks_between(train, validation)
+    assert (report.leaks, report.faint) == ([], 0)
+    validation[2] = example(validation[2].prompt, train[9].completion)
+    assert [(leak.kind, leak.other_row) for leak in leaks_between(train, validation).leaks] == [("13-gram", 9)]
+
+
+def test_a_prompt_that_everybody_asks_is_no_leak():
+    rng = random.Random(4)
+    train = [example("Write a poem.", passage(rng, 30)) for _ in range(20)]
+    assert leaks_between(train, [example("Write a poem.", passage(rng, 30))]).leaks == []
+
+
+def test_shared_share_is_what_counting_gives(monkeypatch):
+    monkeypatch.setattr(overlaps, "_CHUNK", 37)  # so that many chunks meet
+    rng = random.Random(5)
+    vocabulary = [f"v{i}" for i in range(3)]
+
+    def text() -> str:
+        return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(5, 40)))
+
+    examples = [example(text(), text()) for _ in range(60)]
+    _, ngrams = summarise(examples)
+    reference, questioned = np.arange(60) < 40, np.arange(60) >= 40
+    share, witness = overlaps.shared_share(ngrams, reference, questioned)
+
+    def grams(row: int) -> list[list[tuple]]:
+        texts = [message.content.split() for message in examples[row].messages]
+        return [[tuple(t[i : i + WORDS]) for i in range(len(t) - WORDS + 1)] for t in texts]
+
+    known = [{gram for text in grams(row) for gram in text} for row in range(40)]
+    for row in range(40, 60):
+        kept = [
+            gram
+            for text in grams(row)
+            for at, gram in enumerate(text)
+            if not any(sum(other in rows for rows in known) >= 3 for other in text[max(0, at - WORDS + 1) : at + WORDS])
+        ]
+        hits = [gram for gram in kept if any(gram in rows for rows in known)]
+        assert share[row] == pytest.approx(len(hits) / max(1, len(kept)))
+        if hits:
+            assert known[witness[row]] & set(hits)
+
+
+def test_three_splits_are_compared_pairwise():
+    rng = random.Random(6)
+    a, b, c = ([example(passage(rng, 9), passage(rng, 20), f"{n}:{i}") for i in range(4)] for n in "abc")
+    assert check_leaks({"train": a, "validation": b, "test": c})["exact"] == 0
+    with pytest.raises(UserError, match=r"b:2 \(test\) is the same as b:2 \(validation\)"):
+        check_leaks({"train": a, "validation": b, "test": [*c, b[2]]})
+    assert check_leaks({"train": a, "validation": b, "test": [*c, b[2]]}, allow_leak=True)["allowed"] is True
