@@ -31,6 +31,7 @@ def main() -> None:
             raise still_there(f"run '{name}' runs on {status.get('host')} and has not stopped yet", "stop it there")
         print(f"run '{name}' did not stop within {options.grace:g} s: killing it", file=sys.stderr)
     end_leftovers(name, status)
+    ending.forget_request(folder)
     print(describe_end(name, runs.read_status(folder)))
 
 

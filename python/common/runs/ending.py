@@ -36,6 +36,11 @@ def wait_for_end(folder: Path, status: dict, grace_s: float, tick: Callable[[flo
     return True
 
 
+def forget_request(folder: Path) -> None:
+    """Take back a stop request that came too late, or that the run did not live to see."""
+    (folder / STOP_REQUEST_FILE).unlink(missing_ok=True)
+
+
 def find_leftovers(status: dict) -> list[Identity]:
     """Return the living processes of the run that wrote ``status``."""
     leader = Identity.from_json(status)
