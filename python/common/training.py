@@ -8,7 +8,7 @@ every so many minutes, when asked to stop). Together they make a resumed run end
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -37,22 +37,10 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
 
     Raises StoppedRun when the run was asked to stop, UserError (70) when loss or gradient is no longer finite.
     """
-    recipe, tokenizer = job.recipe, job.tokenizer
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "logs")
-    trainer = RecipeTrainer(
-        run=run,
-        numbers=recipe.training,
-        model=model,
-        args=_training_arguments(run, recipe),
-        train_dataset=job.train_set,
-        eval_dataset=job.validation_set,
-        data_collator=lambda examples: {"examples": examples},
-        processing_class=tokenizer,
-    )
-    if recipe.training.packing == "on":
-        packed_model.enable_packs(model)
-    trainer.remove_callback(PrinterCallback)
-    progress = RunCallback(run, recipe.training, trainer, job.fingerprint())
+    trainer = new_trainer(job, model, run.folder, report_to=["tensorboard"])
+    trainer.should_stop = run.stop_requested
+    progress = RunCallback(run, job.recipe.training, trainer, job.fingerprint())
     trainer.add_callback(progress)
 
     checkpoint, notes = checkpoints.choose_checkpoint(run.folder)
@@ -66,8 +54,25 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
         start = f"resuming at step {checkpoints.step_of(checkpoint)}" if checkpoint else "training"
         print(f"{start}: {total_steps} optimizer steps")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if progress.stopped:
+    if run.stop_requested():
         raise StoppedRun(f"stopped at step {trainer.state.global_step} of {total_steps}; make resume RUN={run.name}")
+    return trainer
+
+
+def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = ()) -> "RecipeTrainer":
+    """Return a trainer for the job's examples, with ``model`` made ready for packs if the recipe packs."""
+    if job.recipe.training.packing == "on":
+        packed_model.enable_packs(model)
+    trainer = RecipeTrainer(
+        numbers=job.recipe.training,
+        model=model,
+        args=_training_arguments(job.recipe, output, report_to),
+        train_dataset=job.train_set,
+        eval_dataset=job.validation_set,
+        data_collator=lambda examples: {"examples": examples},
+        processing_class=job.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -89,8 +94,9 @@ class EpochOrder(torch.utils.data.Sampler):
 class RecipeTrainer(Trainer):
     """transformers' Trainer with this project's data order, evaluation and checkpoints."""
 
-    def __init__(self, run: Run, numbers: TrainingSettings, **options):
-        self.run, self.numbers = run, numbers
+    def __init__(self, numbers: TrainingSettings, **options):
+        self.numbers = numbers
+        self.should_stop: Callable[[], bool] = lambda: False
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
 
@@ -156,7 +162,7 @@ class RecipeTrainer(Trainer):
                 loss_sum += sum(self.sum_loss(part).item() for part in self.split_step(batch))
             trained += count_trained(batch)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-            if self.run.stop_requested():
+            if self.should_stop():
                 return {}
         metrics = {f"{metric_key_prefix}_loss": loss_sum / max(trained, 1)}
         self.log(metrics)
@@ -187,11 +193,11 @@ def pad(examples: Sequence, pad_token_id: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _training_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
+def _training_arguments(recipe: Recipe, output: Path, report_to: Sequence[str]) -> TrainingArguments:
     """Map the recipe's numbers onto transformers' names. Saving and evaluating are driven by the run's callback."""
     numbers = recipe.training
     return TrainingArguments(
-        output_dir=str(run.folder),
+        output_dir=str(output),
         num_train_epochs=numbers.epochs,
         max_steps=numbers.max_steps or -1,
         per_device_train_batch_size=numbers.micro_batch * numbers.gradient_accumulation,
@@ -213,7 +219,7 @@ def _training_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
         save_strategy="no",
         eval_strategy="no",
         save_total_limit=None,
-        report_to=["tensorboard"],
+        report_to=list(report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],

@@ -1,0 +1,45 @@
+"""The real command on the demo model, writing to a folder of the test's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ("--recipe", "demo", "--set", "training.max_steps=8", "--set", "training.save_every_minutes=0.0001")
+
+
+class Trainings:
+    """Starts python/finetune_ba.py with runs in ``folder``."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = os.environ | {"RECETARIO_RUNS": str(folder), "HF_HUB_OFFLINE": "1"}
+
+    def start(self, *words: str) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "python" / "finetune_ba.py"), *words]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Return exit code and output."""
+        process = self.start(*words)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def read(self, run: str, name: str):
+        return json.loads((self.folder / run / name).read_text(encoding="utf-8"))
+
+    def signal_at(self, process: subprocess.Popen, run: str, step: int, number: signal.Signals) -> None:
+        """Send a signal once the run has a folder for the checkpoint of ``step``, that is inside or after its save."""
+        deadline = time.monotonic() + 240
+        while not (self.folder / run / f"checkpoint-{step}").exists():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        process.communicate(timeout=120)
