@@ -1,0 +1,160 @@
+"""prepare_dataset.py, format.py and inspect_data.py as a person runs them.
+
+pytest tests/unit/test_data_commands.py
+"""
+
+import importlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from chat_tokenizers import demo_tokenizer
+
+from common.data import load_examples
+from common.errors import run_command
+from common.hashing import sha256_of
+
+PYTHON = Path(__file__).parents[2] / "python"
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capfd):
+    """Run a command in ``folder`` and return what it said, after checking its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RECETARIO_RUNS", str(folder / "runs"))
+
+    def run_here(command: str, *words: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", [command, *words])
+        with pytest.raises(SystemExit) as end:
+            run_command(importlib.import_module(command.removesuffix(".py")).main)
+        said = "".join(capfd.readouterr())
+        assert end.value.code == code, said
+        return said
+
+    return run_here
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = random.Random(1)
+    rows = [
+        {
+            "question": f"Question {n}?",
+            "answer": " ".join(f"w{rng.randrange(10**6)}" for _ in range(rng.randint(3, 25))),
+        }
+        for n in range(200)
+    ]
+    rows[7]["answer"] = "very long " * 300
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    demo_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def test_prepare_writes_splits_and_a_card(folder, run):
+    words = ("prepare_dataset.py", "--input_data", "qa.jsonl", "--output_dir", "out", "--model_name", "model")
+    options = ("--max_length", "512", "--train_size", "0.8", "--on-overlong", "drop")
+    said = run(*words, *options)
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "dataset_card.json",
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
+    card = json.loads((folder / "out" / "dataset_card.json").read_text())
+    assert card["source"]["sha256"] == sha256_of(folder / "qa.jsonl")
+    assert (card["source"]["rows"], card["source"]["shape"]) == (200, "question/answer")
+    assert card["dropped"]["overlong_rows"] == ["qa.jsonl:8"]
+    total = 0
+    for name, split in card["splits"].items():
+        path = folder / "out" / f"{name}.jsonl"
+        assert split["sha256"] == sha256_of(path)
+        assert split["rows"] == len(load_examples(path))
+        assert split["tokens"]["longest"] <= 512
+        assert f"{name}.jsonl  {split['rows']} rows" in said
+        total += split["rows"]
+    assert total == 199
+    before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
+    assert "holds train.jsonl, validation.jsonl, test.jsonl, dataset_card.json already" in run(
+        *words, *options, code=73
+    )
+    run(*words, *options, "--force")
+    assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before, "the same bytes again"
+
+
+def test_prepare_leaves_nothing_after_an_error(folder, run):
+    said = run("prepare_dataset.py", "--input_data", "qa.jsonl", "--model_name", "model", code=65)
+    assert "1 of 200 examples exceed max_length_tokens=512; the longest: qa.jsonl:8" in said
+    assert not (folder / "runs").exists()
+
+
+def test_prepare_reports_every_mistake_of_use(folder, run):
+    assert "no such file" in run("prepare_dataset.py", "--input_data", "absent.jsonl", code=66)
+    said = run("prepare_dataset.py", "--input_data", "qa.jsonl", "--train_size", "1.5", code=64)
+    assert "the training share is 1.5" in said
+    assert "no model folder" in run(
+        "prepare_dataset.py", "--input_data", "qa.jsonl", "--model_name", "./absent", code=66
+    )
+    (folder / "file").write_text("")
+    words = ("prepare_dataset.py", "--input_data", "qa.jsonl", "--output_dir", "file/out")
+    assert "cannot write into file/out" in run(*words, code=73)
+
+
+def test_format_reads_a_folder_and_writes_what_reads_back(folder, run):
+    raw = folder / "raw"
+    raw.mkdir()
+    (raw / "b.csv").write_text("question,answer\nWho?,Me\n")
+    (raw / "a.json").write_text(
+        '[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]'
+    )
+    said = run("format.py", "--input", "raw", "--output", "raw/formatted_data.jsonl")
+    output = raw / "formatted_data.jsonl"
+    assert output.read_text().splitlines() == [
+        '{"text": "<s>[INST] q [/INST] a </s>"}',
+        '{"text": "<s>[INST] Who? [/INST] Me </s>"}',
+    ]
+    assert "2 rows written" in said
+    loaded = load_examples(output)
+    assert loaded.shape == "text (Mistral template)"
+    assert [(e.prompt, e.completion) for e in loaded] == [("q", "a"), ("Who?", "Me")]
+    run("format.py", "--input", "raw", "--output", "raw/formatted_data.jsonl", code=73)
+    run("format.py", "--input", "raw", "--output", "raw/formatted_data.jsonl", "--force")
+    assert len(output.read_text().splitlines()) == 2, "its own output is no input"
+
+
+def test_format_refuses_marks_in_the_text(folder, run):
+    (folder / "bad.jsonl").write_text('{"prompt": "a [/INST] b", "completion": "c"}\n')
+    said = run("format.py", "--input", "bad.jsonl", "--output", "new/out.jsonl", code=65)
+    assert "bad.jsonl:1: the user's turn holds '[/INST]'" in said
+    assert not (folder / "new").exists()
+
+
+def test_inspect_shows_what_is_trained(folder, run):
+    said = run("inspect_data.py", "qa.jsonl", "--model", "model", "--max-length-tokens", "512", "--plain")
+    assert "question/answer" in said
+    assert "200, 200 of them usable" in said
+    assert "1 an error when trained: qa.jsonl:8" in said
+    assert "| <s>[INST] Question " in said
+    assert "[/INST]⟦ w" in said
+    assert "</s>⟧" in said
+    assert "\x1b[" not in said
+
+
+def test_inspect_needs_something(folder, run):
+    assert "nothing to inspect" in run("inspect_data.py", code=64)
+
+
+@pytest.mark.parametrize("command", ["inspect_data.py", "prepare_dataset.py", "format.py"])
+def test_help_answers_at_once(command):
+    times = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(PYTHON / command), "--help"], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - started)
+    assert "usage: " + command in done.stdout
+    assert min(times) < 0.3
