@@ -97,6 +97,8 @@ def compare(
         raise UserError(Problem(f"{work.test.path}: {len(work.test)} item", "two or more to compare"), ExitCode.DATA)
     leaks = check_separation(work.test, work.known, work.demonstrations)
     checks = check_apparatus(work.test.examples, work.metric, work.thresholds)
+    for name in ARMS:
+        work.arms[name].check(work.conversations(name), [example.source for example in work.test])
     models = {}
     for name in ARMS:
         told = (lambda done, total, name=name: progress(name, done, total)) if progress else (lambda done, total: None)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "unit"))
 from answering_models import make_adapter, make_model  # noqa: E402
 
+from common import hardware  # noqa: E402
 from common.data import load_examples  # noqa: E402
 from common.errors import run_command  # noqa: E402
 from common.hashing import sha256_of  # noqa: E402
@@ -59,7 +60,7 @@ def runs(base, data, tmp_path_factory):
 def call(runs, *options):
     """The command as a process of its own."""
     command = [sys.executable, str(ROOT / "python" / "compare_ba_models.py"), *map(str, options)]
-    environment = os.environ | {"RECETARIO_RUNS": str(runs), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"RECETARIO_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -70,6 +71,7 @@ def compare(runs, *options, cwd=None):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("RECETARIO_RUNS", str(runs))
+        patch.setattr(hardware, "pick_threads", lambda wanted=None: hardware.Choice(1, "the model is tiny"))
         patch.setattr(sys, "argv", ["compare_ba_models.py", *map(str, options)])
         patch.chdir(cwd or ROOT)
         with pytest.raises(SystemExit) as end:

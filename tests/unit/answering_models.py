@@ -9,8 +9,8 @@ TEMPLATE = (
 EOS_ID, PAD_ID = 1, 2
 
 
-def make_model(folder: Path, texts: list[str], max_positions: int = 512) -> Path:
-    """Save a two-layer fp32 model of 320 tokens that now and then ends its turn by itself."""
+def make_model(folder: Path, texts: list[str], max_positions: int = 512, vocabulary: int = 320) -> Path:
+    """Save a two-layer fp32 model that now and then ends its turn by itself."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
@@ -21,7 +21,7 @@ def make_model(folder: Path, texts: list[str], max_positions: int = 512) -> Path
     special = ["<s>", "</s>", "<pad>", "[INST]", "[/INST]"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(

@@ -22,6 +22,9 @@ class TableArm:
         self.identity = {"kind": "table", "name": name}
         self.description = {"model": name}
 
+    def check(self, conversations: Sequence, sources: Sequence):
+        assert len(conversations) == len(sources)
+
     def answer(self, requests: Sequence, decoding: Decoding):
         self.asked += requests
         for request in requests:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from answering_models import EOS_ID, PAD_ID, make_adapter, make_model
 
+from common import hardware
 from common.data.examples import Message
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding, Request, generate
@@ -30,8 +31,10 @@ CONVERSATIONS = [conversation(concept) for concept in CONCEPTS]
 def one_thread():
     """Threads that wait for each other cost more than so small a model computes."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "pick_threads", lambda wanted=None: hardware.Choice(1, "the model is tiny"))
+        torch.set_num_threads(1)
+        yield
     torch.set_num_threads(before)
 
 
@@ -175,8 +178,8 @@ def test_two_arms_may_be_read_in_turn(folder, adapter):
 
 def test_prompt_that_fills_the_context_is_an_error_and_a_near_one_is_cut(local):
     arm = LocalArm("a", local)
-    with pytest.raises(UserError, match="at most 512") as error:
-        generate(arm, [conversation("x" * 3000)], Decoding(10))
+    with pytest.raises(UserError, match=r"a:2: a prompt of \d+ tokens — the model reads at most 512") as error:
+        arm.check([CONVERSATIONS[0], conversation("x" * 3000)], ["a:1", "a:2"])
     assert error.value.exit_code is ExitCode.DATA
     prompt = arm.rows([Request(tuple(CONVERSATIONS[0]))], Decoding(10_000))[0]
     assert prompt.max_new_tokens == 512 - len(prompt.prompt)

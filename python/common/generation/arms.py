@@ -22,6 +22,8 @@ class Arm(Protocol):
     identity: dict
     description: dict
 
+    def check(self, conversations: Sequence[Sequence[Message]], sources: Sequence[str]) -> None: ...
+
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Answer]]]: ...
 
 
@@ -32,8 +34,8 @@ def generate(
     """Return the answers of ``arm``, ``decoding.samples`` for each conversation, in the conversations' order.
 
     Equal conversations are asked once a sample. Answers in ``cache`` are not asked again, and each new one is kept
-    there as soon as it is there. ``progress`` is told how many of how many are done. Raises ``UserError``: 65 when a
-    prompt does not fit the model, 69 when a server stays away.
+    there as soon as it is there. ``progress`` is told how many of how many are done. Prompts must fit the model (see
+    ``Arm.check``). Raises ``UserError`` (69) when a server stays away.
     """
     cache = cache or AnswerCache(None)
     wanted = [[Request(tuple(messages), k) for k in range(decoding.samples)] for messages in conversations]

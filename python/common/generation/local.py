@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
+from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Answer, Decoding, Request
 from common.generation.decoding import BatchDecoder, Row, noise_seed
@@ -48,6 +49,12 @@ class LocalModel:
         own = self.model.generation_config.eos_token_id
         own = own if isinstance(own, list) else [own]
         return sorted({*stop_token_ids(self.tokenizer), *(token for token in own if token is not None)})
+
+    @cached_property
+    def max_positions(self) -> int:
+        from common.models import read_config
+
+        return read_config(self.folder).get("max_position_embeddings") or 2**31
 
     @cached_property
     def base_hashes(self) -> dict[str, str]:
@@ -119,23 +126,31 @@ class LocalArm:
                 return
             yield [(requests[row.index], self._finish(row)) for row in batch]
 
-    def rows(self, requests: Sequence[Request], decoding: Decoding) -> list[Row]:
-        """Encode the requests as training does; ``UserError`` (65) for a prompt that fills the model's context."""
+    def check(self, conversations: Sequence[Sequence[Message]], sources: Sequence[str]) -> None:
+        """Raise UserError (65) naming the ``sources`` of prompts that fill the model's context. Loads no weights."""
         from common.chat import encode_prompt
 
-        limit = getattr(self._local.model.config, "max_position_embeddings", None) or 2**31
-        rows, problems = [], []
+        limit = self._local.max_positions
+        lengths = [len(encode_prompt(self._local.tokenizer, messages)) for messages in conversations]
+        advice = (f"the model reads at most {limit}", "use fewer demonstrations, or another model")
+        problems = [
+            Problem(f"{self.name}: {source}: a prompt of {length} tokens", *advice)
+            for source, length in zip(sources, lengths, strict=True)
+            if length >= limit
+        ]
+        if problems:
+            raise UserError(problems[:20], ExitCode.DATA)
+
+    def rows(self, requests: Sequence[Request], decoding: Decoding) -> list[Row]:
+        """Encode the requests as training does. An answer ends where the model's context does, if it comes so far."""
+        from common.chat import encode_prompt
+
+        limit = self._local.max_positions
+        rows = []
         for index, request in enumerate(requests):
             prompt = encode_prompt(self._local.tokenizer, request.messages)
             seed = noise_seed(prompt, decoding.seed, request.sample) if decoding.temperature > 0 else None
-            if len(prompt) >= limit:
-                problems.append(
-                    Problem(f"{self.name}: a prompt of {len(prompt)} tokens", f"the model reads at most {limit}",
-                            "use fewer demonstrations")
-                )  # fmt: skip
             rows.append(Row(index, prompt, min(decoding.max_new_tokens, limit - len(prompt)), seed))
-        if problems:
-            raise UserError(problems[:20], ExitCode.DATA)
         return rows
 
     def _finish(self, row: Row) -> Answer:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import cached_property
 
+from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Answer, Decoding, Request
 
@@ -53,6 +54,9 @@ class ServerArm:
     @property
     def description(self) -> dict:
         return {"model": self._model, "url": self._url}
+
+    def check(self, conversations: Sequence[Sequence[Message]], sources: Sequence[str]) -> None:
+        """What fits is for the server to say: it refuses, or ends with "length"."""
 
     @cached_property
     def _client(self):
