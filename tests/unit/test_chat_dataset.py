@@ -173,13 +173,12 @@ def rows_file(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_pipeline_gives_what_the_plain_way_gives(rows_file, tmp_path, workers, monkeypatch):
-    monkeypatch.setattr("common.chat.pipeline.iter_blocks", lambda file, limit: small_blocks(file, limit))
+def test_the_pipeline_gives_what_the_plain_way_gives(rows_file, tmp_path, workers):
     tokenizer, shares = demo_tokenizer(), split_shares(0.7)
     job = Job("train.jsonl", Rules(), tokenizer, 300, "drop", shares=shares, seed=3, write_rows=True)
     folder = tmp_path / "out"
     folder.mkdir()
-    outcome = process_file(open_data_file(rows_file), job, folder, workers=workers, allow_leak=True)
+    outcome = process_file(open_data_file(rows_file), job, folder, workers=workers, allow_leak=True, block_bytes=5000)
     loaded = load_examples(rows_file)
     whole = encode_examples(tokenizer, loaded.examples, max_length_tokens=300, on_overlong="drop")
     by_source = dict(zip(whole.sources, whole, strict=True))
@@ -198,12 +197,6 @@ def test_the_pipeline_gives_what_the_plain_way_gives(rows_file, tmp_path, worker
     assert sorted(seen) == [n for n in range(1, 401) if n != 6], "every row is in exactly one split"
     assert {**outcome.leaks.counts(), "allowed": True} == check_leaks(parts, allow_leak=True)
     assert not (folder / "ngrams.u64").exists()
-
-
-def small_blocks(file, max_row_chars):
-    from common.data.rows import iter_blocks
-
-    return iter_blocks(file, max_row_chars, block_bytes=5000)
 
 
 def test_adding_rows_moves_no_old_row(rows_file, tmp_path):

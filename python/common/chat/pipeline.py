@@ -24,7 +24,7 @@ from common.data.leaks import LeakReport, find_leaks, raise_leaks
 from common.data.loading import file_notes, finish_check, first_row
 from common.data.meter import meter
 from common.data.overlaps import NgramStore
-from common.data.rows import Block, iter_blocks
+from common.data.rows import BLOCK_BYTES, Block, iter_blocks
 from common.data.splits import check_sizes
 from common.errors import UserError
 
@@ -46,7 +46,13 @@ class Outcome:
 
 
 def process_file(
-    file: DataFile, job: Job, folder: Path, *, workers: int | None = None, allow_leak: bool = False
+    file: DataFile,
+    job: Job,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    allow_leak: bool = False,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Outcome:
     """Process ``file`` into ``folder`` (which exists and is empty): for each split ``<split>.jsonl`` (if the job writes
     rows) and ``<split>/`` with tokens (if it has a tokenizer; see :func:`common.chat.cache.open_encoded`).
@@ -59,7 +65,7 @@ def process_file(
     sink = _Sink(job, folder)
     checker, report = RowChecker(file.name, job.rules), LengthReport()
     with sink, meter(f"reading {file.name}", file.size_bytes) as advance:
-        for part, size_bytes in _parts(file, job, workers):
+        for part, size_bytes in _parts(file, job, workers, block_bytes):
             checker.merge(part.checker)
             if part.error:
                 raise UserError(*part.error)
@@ -74,9 +80,9 @@ def process_file(
     return sink.finish(checker, report, notes, allow_leak)
 
 
-def _parts(file: DataFile, job: Job, workers: int) -> Iterator[tuple[Part, int]]:
+def _parts(file: DataFile, job: Job, workers: int, block_bytes: int) -> Iterator[tuple[Part, int]]:
     """Yield what became of each block, in order, with the block's share of the file's bytes."""
-    blocks = iter_blocks(file, job.rules.max_row_chars)
+    blocks = iter_blocks(file, job.rules.max_row_chars, block_bytes)
     if workers < 1:
         local = worker.Worker(job)
         for block in blocks:

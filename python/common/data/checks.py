@@ -56,7 +56,7 @@ class TextFindings:
         text = "\n".join(texts) if texts else example.text or ""
         if _CONTROL.search(text):
             self.control.add(example.source)
-        if _MARKUP.search(text):
+        if ("<" in text or "INST]" in text) and _MARKUP.search(text):
             self.markup.add(example.source)
         if "@" in text and _MAIL.search(text):
             self.mails.add(example.source)
