@@ -50,6 +50,9 @@ class LocalModel:
         own = own if isinstance(own, list) else [own]
         return sorted({*stop_token_ids(self.tokenizer), *(token for token in own if token is not None)})
 
+    def decoder(self, batch_size: int | None = None) -> BatchDecoder:
+        return BatchDecoder(self.model, self.stop_ids, self.tokenizer.pad_token_id, batch_size=batch_size)
+
     @cached_property
     def max_positions(self) -> int:
         from common.models import read_config
@@ -113,9 +116,7 @@ class LocalArm:
         """Yield answered requests batch by batch, in no particular order."""
         rows = self.rows(requests, decoding)
         model = self._local.model
-        decoder = BatchDecoder(
-            model, self._local.stop_ids, self._local.tokenizer.pad_token_id, batch_size=self._batch_size
-        )
+        decoder = self._local.decoder(self._batch_size)
         plain = self._local.adapter is not None and not self._use_adapter
         for_each_batch = decoder.decode(rows, decoding.temperature)
         while True:
