@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo test lint format data demo-model download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare clean
+        status logs stop resume compare bench clean
 
 ##@ Begin here
 help: ## this list
@@ -43,6 +43,8 @@ resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force!
 compare: ## plain, prompted and tuned model side by side, with a verdict (RUN= or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
 	@scripts/call.sh compare_ba_models RUN=--run BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
+bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
+	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh
 
