@@ -89,7 +89,7 @@ def check_separation(test: Loaded, known: Mapping[str, Loaded], demonstrations: 
 def compare(
     work: Comparison, *, cache: AnswerCache | None = None, progress: Callable[[str, int, int], None] | None = None
 ) -> dict:
-    """Ask all arms, score, test and judge. Returns the report as plain data; its parts are described in the README.
+    """Ask all arms, score, test and judge. Return the report: metadata, items, models, comparison, checks.
 
     Raises UserError: 65 for too few or leaking items or a prompt too long, 69 when a server stays away.
     """

@@ -11,6 +11,7 @@ from common.statistics import TOLERANCE, PairedTest, lowest_rate_of_all_passed, 
 from common.thresholds import Thresholds
 
 ARMS = ("baseline", "optimized", "finetuned")
+USABLE_SCORE = 0.1
 VERDICTS = ("ADOPT", "KEEP_OPTIMIZED", "KEEP_BASELINE", "INCONCLUSIVE")
 
 
@@ -71,7 +72,8 @@ class _Judge:
     def _nothing_improves(self) -> Decision:
         tests = (self.prompt_gain, self.over_baseline)
         reasons = [
-            f"{_name(t.new)} over {_name(t.old)}: {_difference(t)}, short of {_points(self.gain)}." for t in tests
+            f"{_name(t.new).capitalize()} over {_name(t.old)}: {_difference(t)}, short of {_points(self.gain)}."
+            for t in tests
         ]
         unsettled = [test for test in tests if not test.shows_below(self.gain)]
         if not unsettled:
@@ -135,11 +137,17 @@ class _Judge:
     def _notes(self) -> list[str]:
         n = self.over_optimized.n
         notes = [
-            f"With {n} items the smallest true difference found with 80 % power is "
-            f"{_points(self.over_optimized.smallest_detectable)} (fine-tuned against optimised prompt).",
             f"Even {n} of {n} passed would only show a true pass rate of at least "
             f"{_percent(lowest_rate_of_all_passed(n))}.",
         ]
+        if not self.over_optimized.is_degenerate:  # without spread there is nothing to reckon with
+            notes.insert(
+                0,
+                f"With {n} items the smallest true difference found with 80 % power is "
+                f"{_points(self.over_optimized.smallest_detectable)} (fine-tuned against optimised prompt).",
+            )
+        if max(self.mean.values()) < USABLE_SCORE:
+            notes.append("No arm does the task: see the answers, and whether the metric fits them.")
         notes += [f"The differences between {_name(t.new)} and {_name(t.old)} are all equal: no interval."
                   for t in (self.over_optimized, self.over_baseline, self.prompt_gain) if t.is_degenerate]  # fmt: skip
         return notes

@@ -47,6 +47,12 @@ def test_notes_say_how_little_22_items_can_show():
     assert "84.6 %" in notes and "80 % power" in notes
 
 
+def test_notes_of_equal_and_useless_arms_promise_nothing():
+    notes = " ".join(decide(arms([0.0] * 22, [0.0] * 22, [0.0] * 22)).notes)
+    assert "80 % power" not in notes and "all equal" in notes and "No arm does the task" in notes
+    assert "No arm" not in " ".join(decide(arms(around(0.6), around(0.8), around(0.95))).notes)
+
+
 def test_a_prompt_that_harms_does_not_make_the_tuned_model_look_good():
     decision = decide(arms(around(0.95), around(0.7), around(0.96)))
     assert decision.verdict == "KEEP_BASELINE"
