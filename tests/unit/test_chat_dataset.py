@@ -14,6 +14,7 @@ from chat_tokenizers import demo_tokenizer, mistral_tokenizer
 from common.chat import cache as cache_module
 from common.chat import encode_example, encode_examples, encode_prompt
 from common.chat.cache import open_encoded
+from common.chat.files import encode_file
 from common.chat.pipeline import process_file
 from common.chat.worker import Job
 from common.data import Example, Message, load_examples
@@ -239,3 +240,24 @@ def test_a_prompt_for_use_is_the_beginning_of_the_training_example():
     for example in some_examples():
         prompt = encode_prompt(tokenizer, [message.as_dict() for message in example.prompt_messages])
         assert encode_example(tokenizer, example).input_ids[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_large_file_gives_what_a_list_of_examples_gives(rows_file, tmp_path, workers):
+    tokenizer = demo_tokenizer()
+    options = {"max_length_tokens": 300, "on_overlong": "drop"}
+    cache = tmp_path / "cache"
+    dataset, summary = encode_file(tokenizer, rows_file, cache_folder=cache, workers=workers, **options)
+    loaded = load_examples(rows_file)
+    plain = encode_examples(tokenizer, loaded.examples, **options)
+    assert list(dataset) == list(plain)
+    assert dataset.summary() == plain.summary()
+    assert summary == loaded.summary()
+    again, same = encode_file(tokenizer, rows_file, cache_folder=cache, **options)
+    assert list(again) == list(plain)
+    assert same == summary
+    assert len(list(cache.iterdir())) == 1
+    rows_file.write_text(rows_file.read_text() + '{"prompt": "one", "completion": "more"}\n')
+    assert len(encode_file(tokenizer, rows_file, cache_folder=cache, **options)[0]) == len(plain) + 1
+    encode_file(tokenizer, rows_file, cache_folder=cache, rules=Rules(allow_empty=True), **options)
+    assert len(list(cache.iterdir())) == 3

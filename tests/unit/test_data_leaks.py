@@ -151,6 +151,7 @@ def test_a_prompt_that_everybody_asks_is_no_leak():
 
 def test_shared_share_is_what_counting_gives(monkeypatch):
     monkeypatch.setattr(overlaps, "_CHUNK", 37)  # so that many chunks meet
+    monkeypatch.setattr(overlaps, "_QUESTIONED", 53)
     rng = random.Random(5)
     vocabulary = [f"v{i}" for i in range(3)]
 

@@ -16,8 +16,6 @@ from common.chat.dataset import EncodedDataset
 from common.chat.lengths import LengthPolicy
 from common.data.examples import Example
 
-_FILES = ("tokens.u32", "offsets.npy", "about.json")
-
 
 def cache_key(policy: LengthPolicy, examples: Sequence[Example]) -> str:
     """A key of the examples, the tokenizer with its template, the limits and this code."""
@@ -41,25 +39,33 @@ def combine(policy: LengthPolicy, data_key: str) -> str:
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def cached(folder: Path, key: str, make: Callable[[], EncodedDataset]) -> EncodedDataset:
-    """Return the entry ``key`` of ``folder``, made first if it is not there.
+def cached(folder: Path, key: str, fill: Callable[[Path], None]) -> Path:
+    """Return the entry ``key`` of ``folder``, after ``fill`` has written it if it is not there.
 
     An entry appears under its name when it is complete, by one rename, so that an interrupted run leaves none.
     """
     entry = Path(folder) / key
     if not entry.is_dir():
-        dataset = make()
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
         try:
-            _write(dataset, temporary)
+            fill(temporary)
+            _sync(temporary)
             temporary.rename(entry)
         except OSError:
             if not entry.is_dir():  # not made by another process in the meantime either
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return open_encoded(entry)
+    return entry
+
+
+def write_encoded(dataset: EncodedDataset, folder: Path) -> None:
+    """Write a data set as the files of an entry."""
+    dataset.tokens.tofile(folder / "tokens.u32")
+    np.save(folder / "offsets.npy", dataset.offsets)
+    about = {"report": dataset.report, "sources": list(dataset.sources)}
+    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
 
 def open_encoded(entry: Path) -> EncodedDataset:
@@ -81,11 +87,8 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
-def _write(dataset: EncodedDataset, folder: Path) -> None:
-    dataset.tokens.tofile(folder / "tokens.u32")
-    np.save(folder / "offsets.npy", dataset.offsets)
-    about = {"report": dataset.report, "sources": list(dataset.sources)}
-    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
-    for name in _FILES:
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.chat.encoder import encoder_for, unpack
+from common.chat.encoder import ID_BITS, encoder_for, unpack
 from common.chat.lengths import LengthPolicy
 from common.data.examples import Example
 from common.errors import ExitCode, Problem, UserError
@@ -40,6 +40,11 @@ class EncodedDataset(Sequence):
         """Tokens of each example, int64 [examples]."""
         return np.diff(self.offsets)
 
+    @property
+    def max_token_id(self) -> int:
+        """The greatest id in the data; the model's embedding must have a row for it."""
+        return int((self.tokens & ID_BITS).max(initial=0))
+
     def summary(self) -> dict:
         """What a run's manifest keeps."""
         return dict(self.report)
@@ -62,13 +67,16 @@ def encode_examples(
 
     Raises UserError 65 for examples that cannot be encoded, 78 for a limit the model cannot hold.
     """
-    from common.chat.cache import cache_key, cached
+    from common.chat.cache import cache_key, cached, open_encoded, write_encoded
 
     check_limit(tokenizer, max_length_tokens, model_positions)
     policy = LengthPolicy(encoder_for(tokenizer), max_length_tokens, on_overlong, loss_on)
     if cache_folder is None:
         return _encode(policy, examples)
-    return cached(cache_folder, cache_key(policy, examples), lambda: _encode(policy, examples))
+    entry = cached(
+        cache_folder, cache_key(policy, examples), lambda folder: write_encoded(_encode(policy, examples), folder)
+    )
+    return open_encoded(entry)
 
 
 def check_limit(tokenizer, max_length_tokens: int, model_positions: int | None = None) -> None:

@@ -13,6 +13,7 @@ from itertools import chain
 import numpy as np
 
 from common.chat.skeleton import TEMPLATE_DATE, Part, Skeleton, Slot, build_skeleton, render
+from common.chat.words import Backend
 from common.data.examples import Example, Message
 from common.errors import ExitCode, Problem, UserError
 
@@ -89,7 +90,7 @@ class ChatEncoder:
         }
         self._bos = (tokenizer.bos_token, tokenizer.bos_token_id)
         self._eos = (tokenizer.eos_token, tokenizer.eos_token_id)
-        self._backend, self._marks_word_start = _clone_backend(tokenizer.backend_tokenizer)
+        self._backend = Backend(tokenizer.backend_tokenizer)
         self._skeletons: dict[tuple[str, ...], Skeleton] = {}
         self.unknown_token_id = tokenizer.unk_token_id
         if self.unknown_token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
@@ -97,8 +98,8 @@ class ChatEncoder:
 
     def identity(self) -> str:
         """A hash of all that decides the ids: vocabulary, rules, control tokens, chat template."""
-        parts = [self._backend.to_str(), self._tokenizer.chat_template, self._bos, self._eos]
-        parts += [sorted(self._special_tokens.items()), self._marks_word_start, TEMPLATE_DATE]
+        parts = [self._backend.identity(), self._tokenizer.chat_template, self._bos, self._eos]
+        parts += [sorted(self._special_tokens.items()), self._backend.marks_word_start, TEMPLATE_DATE]
         return sha256(json.dumps(parts).encode()).hexdigest()
 
     def encode_many(self, examples: Iterable[Example], *, loss_on: str = "assistant") -> list[Encoded]:
@@ -119,7 +120,7 @@ class ChatEncoder:
         if loss_on not in LOSS_ON:
             raise ValueError(f"loss_on is {loss_on!r}, not one of {LOSS_ON}")
         plans = [self._plan(example) for example in examples]
-        ids_of_texts = iter(self._ids_of([text for plan in plans for text, _ in plan if isinstance(text, str)]))
+        ids_of_texts = iter(self._backend.ids_of([text for plan in plans for text, _ in plan if isinstance(text, str)]))
         runs: list[list[int]] = []
         trained: list[bool] = []
         lengths = np.zeros(len(plans), np.int64)
@@ -138,7 +139,7 @@ class ChatEncoder:
         skeleton = self._skeleton((*(m.role for m in messages), "assistant"))
         self._check_template(messages, skeleton, generation_prompt=True)
         plan = self._fill(skeleton.parts[: skeleton.prompt_parts], messages)
-        ids_of_texts = iter(self._ids_of([text for text, _ in plan if isinstance(text, str)]))
+        ids_of_texts = iter(self._backend.ids_of([text for text, _ in plan if isinstance(text, str)]))
         return [token for item, _ in plan for token in (next(ids_of_texts) if isinstance(item, str) else [item])]
 
     def stop_token_ids(self) -> list[int]:
@@ -165,7 +166,7 @@ class ChatEncoder:
             text = text.removeprefix(bos)
         while eos and text.rstrip().endswith(eos):
             text = text.rstrip().removesuffix(eos)
-        text = f" {text}" if self._marks_word_start else text
+        text = f" {text}" if self._backend.marks_word_start else text
         start = [(bos_id, False)] if bos_id is not None else []
         end = [(eos_id, True)] if eos_id is not None else []
         return [*start, (text, True), *end]
@@ -197,10 +198,7 @@ class ChatEncoder:
         """Begin a stretch of text as sentencepiece does, with a space, unless the template wrote one already."""
         first = part.pieces[0]
         template_did = isinstance(first, str) and first.startswith(" ")
-        return text if not self._marks_word_start or template_did or part.after.isspace() else f" {text}"
-
-    def _ids_of(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return text if not self._backend.marks_word_start or template_did or part.after.isspace() else f" {text}"
 
     def _check_template(self, messages: Sequence[Message], skeleton: Skeleton, generation_prompt: bool = False) -> None:
         """Templates may look into the contents. What this one really writes must be what the skeleton stands for."""
@@ -225,31 +223,3 @@ class ChatEncoder:
 def _first_difference(a: str, b: str) -> str:
     at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return b[max(0, at - 10) : at + 30]
-
-
-def _clone_backend(backend):
-    """Return (a tokenizer for text without control tokens, whether its kind marks the start of words).
-
-    Sentencepiece's kind writes a space before every text it is given. When it does so differs between versions of the
-    same tokenizer (always, or at the start of the sequence only), so the clone never does and the caller decides.
-    """
-    state = json.loads(backend.to_str())
-    state["post_processor"] = state["truncation"] = state["padding"] = None
-    marks = False
-    for key in ("normalizer", "pre_tokenizer"):
-        step = state.get(key)
-        if not step:
-            continue
-        steps = step.get("normalizers") or step.get("pretokenizers") or [step]
-        kept = [s for s in steps if s["type"] != "Prepend"]
-        marks |= len(kept) < len(steps)
-        for metaspace in (s for s in kept if s["type"] == "Metaspace"):
-            marks |= metaspace.get("prepend_scheme", "always") != "never"
-            metaspace["prepend_scheme"] = "never"
-        if step["type"] == "Sequence":
-            step["normalizers" if key == "normalizer" else "pretokenizers"] = kept
-        else:
-            state[key] = kept[0] if kept else None
-    clone = type(backend).from_str(json.dumps(state, ensure_ascii=False))
-    clone.encode_special_tokens = True
-    return clone, marks

@@ -171,7 +171,7 @@ class _Sink:
         path = self.folder / "ngrams.u64"
         hashes = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.empty(0, np.uint64)
         rows = np.repeat(np.arange(len(splits)), self._all("texts"))
-        placed = np.where(kept, splits, 255)  # a row that was left out leaks nothing
+        placed = np.where(kept, splits.astype(np.int64), -1)  # a row that was left out leaks nothing
         report = find_leaks(placed, self.names, prints, NgramStore(hashes, self._all("ngram_lengths"), rows))
         del hashes
         path.unlink()

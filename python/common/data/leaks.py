@@ -50,16 +50,15 @@ class LeakReport:
 def find_leaks(splits: np.ndarray, names: Sequence[str], fingerprints: np.ndarray, ngrams: NgramStore) -> LeakReport:
     """Compare every split with the ones before it in ``names`` (train first).
 
-    ``splits`` int [rows] holds indices into ``names``, ``fingerprints`` uint64 [rows, 3] exact, normalised and prompt.
-    A row is reported once for each earlier split, with the strongest kind. Questions asked in very many rows (a fixed
-    prompt) do not count as leaks.
+    ``splits`` int [rows] holds indices into ``names`` (-1: in none), ``fingerprints`` uint64 [rows, 3] the exact,
+    normalised and prompt hashes. A row is reported once for each earlier split, with the strongest kind. Questions
+    asked in very many rows (a fixed prompt) do not count as leaks.
     """
     report = LeakReport()
-    for later in range(1, len(names)):
-        for earlier in range(later):
-            reference, questioned = splits == earlier, splits == later
-            if reference.any() and questioned.any():
-                _compare(report, reference, questioned, (names[earlier], names[later]), fingerprints, ngrams)
+    for earlier in range(len(names) - 1):
+        reference, questioned = splits == earlier, splits > earlier
+        if reference.any() and questioned.any():
+            _compare(report, reference, questioned, splits, names, fingerprints, ngrams)
     return report
 
 
@@ -120,10 +119,14 @@ def raise_leaks(report: LeakReport, source_of: Callable[[int], str], allow_leak:
     raise UserError(problems, ExitCode.DATA)
 
 
-def _compare(report, reference, questioned, names, fingerprints, ngrams: NgramStore) -> None:
+def _compare(report, reference, questioned, splits, names, fingerprints, ngrams: NgramStore) -> None:
     earlier_rows, later_rows = np.flatnonzero(reference), np.flatnonzero(questioned)
     common_from = max(3, int(np.ceil(0.005 * len(earlier_rows))))
     open_rows = np.ones(len(later_rows), bool)
+
+    def add(kind: str, row: int, other: int) -> None:
+        report.leaks.append(Leak(kind, names[splits[row]], int(row), names[splits[other]], int(other)))
+
     for column, kind in enumerate(KINDS[:3]):
         known = fingerprints[earlier_rows, column]
         order = np.argsort(known, kind="stable")
@@ -134,12 +137,11 @@ def _compare(report, reference, questioned, names, fingerprints, ngrams: NgramSt
         if kind == "prompt":
             hit &= right - left < common_from
         for at in np.flatnonzero(hit):
-            other = earlier_rows[order[left[at]]]
-            report.leaks.append(Leak(kind, names[1], int(later_rows[at]), names[0], int(other)))
+            add(kind, later_rows[at], earlier_rows[order[left[at]]])
         open_rows &= ~hit
     share, witness = shared_share(ngrams, reference, questioned)
     for row in later_rows[open_rows]:
         if share[row] >= NEAR_SHARE:
-            report.leaks.append(Leak("13-gram", names[1], int(row), names[0], int(witness[row])))
+            add("13-gram", row, witness[row])
         elif share[row] > 0:
             report.faint += 1
