@@ -14,7 +14,8 @@ def main() -> int:
     recipe = load_recipe(args.recipe, smoke=args.smoke)
 
     from common import checks
-    from common.preparation import Job, check_job
+    from common.jobs import Job
+    from common.preparation import check_job
 
     outcomes = checks.check_machine() + check_job(Job(recipe, args.run or recipe.name))
     checks.print_checks(outcomes)

@@ -8,7 +8,7 @@ Everything goes to runs/NAME/. Exit codes: 0 done, 64-78 what was wrong (see the
 """
 
 from common.errors import run_command
-from common.settings import recipe_parser
+from common.options import recipe_parser
 
 OPTIONS = {
     "--train": "data.train",

@@ -10,31 +10,40 @@ settings, data, disk, memory and model are checked first, here; the command retu
 import sys
 
 from common import runs
-from common.errors import CommandParser, run_command
+from common.errors import CommandParser, ExitCode, run_command
 from common.runs import launch
-from common.settings import load_recipe
+from common.settings import Recipe, load_recipe
 
 
-def main() -> None:
+def main() -> int:
     options, passed_on = read_options()
     recipe = load_recipe(options.recipe, smoke=options.smoke)
-    name = runs.check_run_name(options.run or recipe.name)
+    name = runs.check_run_name(options.run or runs.free_name(recipe.name))
     command = launch.command_line(f"python/{recipe.command}.py", "--recipe", options.recipe, "--run", name)
     command += ["--smoke"] * options.smoke + ["--output", options.output] * bool(options.output) + passed_on
 
     if options.foreground:
-        launch.replace_by(command)
+        return train_here(command, recipe, name)
     runs.check_available(name, options.output)
     launch.check_first(command)
 
     pid = launch.start_in_background(command, name)
     print(describe_start(name, pid))
+    return ExitCode.OK
+
+
+def train_here(command: list[str], recipe: Recipe, name: str) -> int:
+    """Train in the foreground, and compare the models afterwards if the recipe says so."""
+    code = launch.run_here(command)
+    if code or not recipe.evaluation.compare_when_done:
+        return code
+    return launch.run_here(launch.command_line("python/compare_ba_models.py", "--run", name))
 
 
 def read_options():
     parser = CommandParser(prog="start_run.py", description=__doc__)
     parser.add_argument("--recipe", required=True, help="a name in recipes/, or a YAML file")
-    parser.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's name)")
+    parser.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's)")
     parser.add_argument("--output", metavar="DIR", help="another folder for the run; runs/NAME becomes a link to it")
     parser.add_argument("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
     parser.add_argument("--foreground", action="store_true", help="train here; Ctrl-C saves and stops")

@@ -1,8 +1,8 @@
 """Packing: the examples of an optimizer step laid end to end, what they share at the beginning written once.
 
 A pack is one sequence: the prefix that its examples have in common, then each example's own part. The positions of
-every part go on from the prefix, attention lets a token see the prefix and its own part only, and the loss is taken where
-an answer is predicted. So a pack computes what its examples compute one by one, without padding or repeating the prefix.
+every part go on from the prefix, attention lets a token see the prefix and its own part only, and the loss is taken
+where an answer is predicted. So a pack computes what its examples compute one by one, without padding or repetition.
 """
 
 from collections.abc import Sequence

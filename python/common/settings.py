@@ -4,16 +4,13 @@ Later layers win: defaults < ``recipes/<name>.yaml`` < the smoke overlay < the c
 layer is reported at once. A run keeps its resolved settings in ``run.json``; :func:`Recipe.from_dict` restores them.
 """
 
-import argparse
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from common.errors import CommandParser, ExitCode, Problem, UserError, did_you_mean
+from common.errors import ExitCode, Problem, UserError, did_you_mean
 from common.schema import check_limits, convert, read_yaml, setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +82,15 @@ class TrainingSettings:
 
 
 @dataclass
+class EvaluationSettings:
+    """How the finished model is judged against the plain one and a better prompt."""
+
+    compare_when_done: bool = setting("compare as soon as a training in the foreground is done", False)
+    demonstrations: int = setting("training examples shown to the prompted model", 1, low=0, high=64)
+    max_new_tokens: int = setting("an answer is cut there", 1024, low=1, high=1_000_000)
+
+
+@dataclass
 class OutputSettings:
     """Where the run is written."""
 
@@ -101,6 +107,7 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     method: MethodSettings = field(default_factory=MethodSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,46 +127,9 @@ GROUPS: dict[str, type] = {
     "data": DataSettings,
     "method": MethodSettings,
     "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
     "output": OutputSettings,
 }
-
-
-# ---------------------------------------------------------------------------------------------------- the command line
-
-
-def recipe_parser(description: str, options: Mapping[str, str], default_recipe: str) -> CommandParser:
-    """Return the parser of a training command.
-
-    ``options`` maps the command's own flags to settings, as in ``{"--lr": "training.learning_rate"}``; help texts come
-    from the settings themselves, and ``--set group.key=value`` reaches every other one.
-    """
-    parser = CommandParser(description=description)
-    run = parser.add_argument_group("the run")
-    run.add_argument("--recipe", default=default_recipe, help="recipe: a name in recipes/, or a YAML file")
-    run.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's name)")
-    run.add_argument("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
-    run.add_argument("--check", action="store_true", help="check settings, data, memory, disk and model, then stop")
-    run.add_argument("--resume", action="store_true", help="carry on the run from its last good checkpoint")
-    run.add_argument("--force", action="store_true", help="resume although data, model or settings have changed")
-    recipe = parser.add_argument_group("the recipe's numbers (the YAML's unless given)")
-    for flag, key in options.items():
-        group, name = key.split(".")
-        recipe.add_argument(
-            flag, dest=key, metavar=name.upper(), help=GROUPS[group].__dataclass_fields__[name].metadata["help"]
-        )
-    recipe.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help="any other setting")
-    return parser
-
-
-def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) -> Recipe:
-    """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
-    given = {key: (getattr(args, key), flag) for flag, key in options.items() if getattr(args, key) is not None}
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
-        given[key] = (yaml.safe_load(value) if value else None, "--set")
-    return load_recipe(args.recipe, given, smoke=args.smoke)
 
 
 def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *, smoke: bool = False) -> Recipe:

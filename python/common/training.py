@@ -17,9 +17,9 @@ from transformers.trainer_utils import set_seed
 
 from common import checkpoints, packed_model
 from common.errors import StoppedRun
+from common.jobs import Job
 from common.methods import save_adapter
 from common.packing import Pack, plan_packs
-from common.preparation import Job
 from common.progress import RunCallback, diverged
 from common.runs import Run
 from common.settings import Recipe, TrainingSettings

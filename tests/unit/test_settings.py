@@ -5,7 +5,8 @@ import yaml
 
 from common import settings
 from common.errors import ExitCode, UserError
-from common.settings import Recipe, load_recipe, recipe_from_options, recipe_names, recipe_parser
+from common.options import recipe_from_options, recipe_parser
+from common.settings import Recipe, load_recipe, recipe_names
 
 OPTIONS = {"--lr": "training.learning_rate", "--quantization": "model.precision", "--train": "data.train"}
 

@@ -19,7 +19,7 @@ A training command does::
             raise StoppedRun("stopped at step 7")  # state `stopped`, exit code 75
 """
 
-from common.runs.claim import check_available
+from common.runs.claim import check_available, free_name
 from common.runs.folders import (
     RESERVED_NAMES,
     ROOT,
@@ -42,6 +42,7 @@ __all__ = [
     "Run",
     "check_available",
     "check_run_name",
+    "free_name",
     "list_runs",
     "read_json",
     "read_status",

@@ -39,6 +39,16 @@ def check_available(name: str, output: str | Path | None = None) -> Path:
     return folder
 
 
+def free_name(name: str) -> str:
+    """Return ``name``, or the first of name-2, name-3, … that no completed run bears.
+
+    For names nobody chose: a recipe that was trained is trained again beside the first. A run that is not completed
+    keeps its name, for it is to be continued.
+    """
+    candidates = [name, *(f"{name}-{number}" for number in range(2, 1000))]
+    return next(n for n in candidates if read_status(runs_dir() / n)["state"] != "completed")
+
+
 def refuse_used(name: str, folder: Path) -> None:
     """Raise UserError 73 when ``folder`` holds a run, or anything else that is not ours to overwrite."""
     entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()

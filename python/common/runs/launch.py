@@ -45,10 +45,23 @@ def command_line(script: str, *arguments: str) -> list[str]:
     return [sys.executable, str(path), *arguments]
 
 
-def replace_by(command: list[str]) -> None:
-    """Become ``command``, in the foreground; does not return."""
+def run_here(command: list[str]) -> int:
+    """Run ``command`` in the foreground and return its exit code, 128 + N when signal N ended it.
+
+    Ctrl-C and a closing terminal reach it from the terminal itself; SIGTERM, which reaches this process alone, is
+    passed on. What to do about them is for the command to decide.
+    """
     sys.stdout.flush()
-    os.execve(command[0], command, training_environment())
+    child = subprocess.Popen(command, env=training_environment())
+    answers = {signal.SIGINT: signal.SIG_IGN, signal.SIGHUP: signal.SIG_IGN}
+    answers[signal.SIGTERM] = lambda *_: child.terminate()
+    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
+    try:
+        code = child.wait()
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+    return code if code >= 0 else 128 - code
 
 
 def check_first(command: list[str]) -> None:

@@ -1,0 +1,102 @@
+"""Measure this project's CPU training against its peers, on this machine, in one run: runs/bench/cpu.json and a table.
+
+  python python/bench.py                       a 4-layer Mistral shape with random weights
+  python python/bench.py --layers 2 --repeats 1 --steps 2
+  python python/bench.py --model runs/models/random-mistral-7b
+
+Every arm trains the same examples for the same number of steps in a process of its own; arms take turns, and medians of
+the repeats are compared. Ratios are seconds of the other arm over ours: above 1 we are faster.
+"""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    if args.worker:
+        from common.benchmarks.trainings import run_arm
+
+        arm, data = args.worker
+        print("RESULT " + json.dumps(run_arm(arm, args.model, Path(data), args.steps)))
+        return
+
+    from common import hardware
+    from common.benchmarks import summary
+    from common.benchmarks.probes import gradient_difference, matrix_rate_tflops
+    from common.benchmarks.trainings import EXAMPLES_PER_STEP
+    from common.benchmarks.workloads import WORKLOADS, write_workload
+    from common.runs import runs_dir, write_json
+
+    model = args.model or random_model(args.layers)
+    folder = runs_dir() / "bench"
+    data = {name: folder / "data" / name / "train.jsonl" for name in WORKLOADS}
+    examples = {name: write_workload(name, args.steps * EXAMPLES_PER_STEP, data[name]) for name in WORKLOADS}
+    measured = {name: {arm: [] for arm in args.arms} for name in args.workloads}
+    rates = [matrix_rate_tflops()]
+    for repeat in range(1, args.repeats + 1):
+        for workload in args.workloads:
+            for arm in args.arms:
+                figures = measure(arm, model, data[workload], args.steps)
+                measured[workload][arm].append(figures)
+                print(f"{repeat}/{args.repeats} {workload:<7} {arm:<12} {figures['seconds']:8.1f} s", flush=True)
+        rates.append(matrix_rate_tflops())
+
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": hardware.describe(),
+        "model": str(model),
+        "steps": args.steps,
+        "repeats": args.repeats,
+        "gemm_tflops": max(rates),
+        "gradient_rel_diff": gradient_difference(),
+        "workloads": {
+            name: summary.summarise(model, examples[name], measured[name], max(rates)) for name in args.workloads
+        },
+    }
+    write_json(folder / "cpu.json", report)
+    summary.print_table(report)
+    print(f"written to {folder / 'cpu.json'}")
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="a model folder (default: random weights of the Mistral shape)")
+    parser.add_argument("--layers", type=int, default=4, help="decoder layers of the random model")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of eight examples")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each arm runs")
+    parser.add_argument("--workloads", nargs="+", default=["shared", "plain"], choices=["shared", "plain"])
+    arms = ["trainer", "trl_tuned", "trl_default", "ours"]
+    parser.add_argument("--arms", nargs="+", default=arms, choices=arms, help="which trainings to run")
+    parser.add_argument("--worker", nargs=2, metavar=("ARM", "DATA"), help="run one training and print its figures")
+    return parser
+
+
+def random_model(layers: int) -> Path:
+    """Return the random model of so many layers, written first if it is not there yet."""
+    from common.runs import runs_dir
+
+    folder = runs_dir() / "models" / f"random-mistral-7b-{layers}layers"
+    if not folder.is_dir():
+        command = [sys.executable, str(Path(__file__).with_name("make_random_model.py")), "--layers", str(layers)]
+        subprocess.run(command, check=True)
+    return folder
+
+
+def measure(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
+    """Run one arm in a fresh process and return its figures."""
+    command = [sys.executable, __file__, "--model", str(model), "--steps", str(steps), "--worker", arm, str(data)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
+    if not found:
+        raise UserError(Problem(f"the training '{arm}' failed: {answer.stderr[-1500:]}"), ExitCode.INTERNAL)
+    return json.loads(found[0].removeprefix("RESULT "))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,82 @@
+"""From single measurements to medians, ratios and a table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common.benchmarks.trainings import EXAMPLES_PER_STEP, MAX_LENGTH_TOKENS
+from common.footprint import count_weights
+from common.models import load_tokenizer, read_config
+
+
+def summarise(
+    model: Path, examples: Sequence, measured: Mapping[str, list[dict]], gemm_tflops: float
+) -> dict[str, Any]:
+    """Return the figures of one workload: medians by arm, ratios, and the share of the machine's matrix rate.
+
+    Tokens are real ones, prompt and answer of every example, whatever an arm computes to train them. The roofline
+    counts 4 floating-point operations a weight and computed token, forward and backward to the activations; a frozen
+    weight has no gradient of its own.
+    """
+    from common.chat import encode_examples
+    from common.packing import plan_packs
+    from common.settings import TrainingSettings
+
+    data = encode_examples(load_tokenizer(model), examples, max_length_tokens=MAX_LENGTH_TOKENS)
+    tokens = int(data.lengths.sum())
+    trained = sum(sum(example.completion_mask) for example in data)
+    steps = [data[start : start + EXAMPLES_PER_STEP] for start in range(0, len(data), EXAMPLES_PER_STEP)]
+    computed = sum(len(pack) for step in steps for pack in plan_packs(step, TrainingSettings.pack_tokens))
+    arms = {
+        arm: {
+            "seconds": median(figure["seconds"] for figure in figures),
+            "seconds_all": [round(figure["seconds"], 2) for figure in figures],
+            "tokens_per_s": tokens / median(figure["seconds"] for figure in figures),
+            "peak_rss_gib": median(figure["peak_rss_gib"] for figure in figures),
+        }
+        for arm, figures in measured.items()
+    }
+    result = {
+        "examples": len(data),
+        "tokens": tokens,
+        "prompt_share": 1 - trained / tokens,
+        "computed_tokens": computed,
+        "arms": arms,
+    }
+    if "ours" in arms:
+        ours = arms["ours"]["seconds"]
+        result |= {f"ratio_vs_{arm}": figures["seconds"] / ours for arm, figures in arms.items() if arm != "ours"}
+        linear, _ = count_weights(read_config(model))
+        result["roofline_fraction"] = 4 * linear * computed / ours / 1e12 / gemm_tflops
+    return result
+
+
+def print_table(report: Mapping[str, Any]) -> None:
+    """Print the report's figures to the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"CPU training, {report['gemm_tflops']:.2f} TFLOP/s bf16 matrix rate")
+    for column in ("workload", "arm", "seconds", "tokens/s", "peak GiB", "ours is faster by"):
+        table.add_column(column, justify="left" if column in ("workload", "arm") else "right")
+    for name, workload in report["workloads"].items():
+        ours = workload["arms"].get("ours", {}).get("seconds")
+        for arm, figures in workload["arms"].items():
+            ratio = f"{figures['seconds'] / ours:.2f}×" if ours and arm != "ours" else ""
+            cells = (
+                f"{figures['seconds']:.1f}",
+                f"{figures['tokens_per_s']:.0f}",
+                f"{figures['peak_rss_gib']:.1f}",
+                ratio,
+            )
+            table.add_row(name, arm, *cells)
+        table.add_section()
+    Console().print(table)
+    for name, workload in report["workloads"].items():
+        share = f", {workload['roofline_fraction']:.2f} of the matrix rate" if "roofline_fraction" in workload else ""
+        print(
+            f"{name}: {workload['examples']} examples, {workload['tokens']:,} tokens, "
+            f"{workload['prompt_share']:.0%} prompt; ours computes {workload['computed_tokens']:,}{share}"
+        )
+    print(f"gradients of packs against one by one, fp32: relative difference {report['gradient_rel_diff']:.1e}")

@@ -1,0 +1,148 @@
+"""The trainings that the CPU benchmark compares, each run in a process of its own.
+
+All train the same LoRA (r 8 on q, k, v, o; bf16 weights, fp32 adapters) on the same examples for the same number of
+optimizer steps of eight examples, on the CPU. What is timed is the training loop alone, without loading and saving.
+"""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.settings import MethodSettings, Recipe
+
+EXAMPLES_PER_STEP = 8
+MAX_LENGTH_TOKENS = 2048
+METHOD = MethodSettings()
+
+
+def train_stock(model: Path, data: Path, steps: int) -> float:
+    """transformers' Trainer at batch 1 × accumulation 8, as most scripts do; all cores, nothing recomputed."""
+    from transformers import Trainer
+
+    from common.training import pad
+
+    adapted, tokenizer, examples = _load(model, data)
+    trainer = Trainer(
+        model=adapted,
+        args=_arguments(steps, bf16=False),
+        train_dataset=list(examples),
+        data_collator=lambda batch: pad(batch, tokenizer.pad_token_id),
+    )
+    return _timed(trainer.train)
+
+
+def train_trl_tuned(model: Path, data: Path, steps: int) -> float:
+    """TRL's SFTTrainer with what it leaves slow set by hand: all cores, bf16 weights, nothing recomputed."""
+    from datasets import Dataset
+    from transformers.utils import logging
+    from trl import SFTConfig, SFTTrainer
+
+    logging.set_verbosity_error()
+    adapted, tokenizer, _ = _load(model, data)
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    options = _options(steps) | {"bf16": False, "activation_checkpointing": False, "max_length": MAX_LENGTH_TOKENS}
+    trainer = SFTTrainer(
+        model=adapted, args=SFTConfig(**options), train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    return _timed(trainer.train)
+
+
+def train_trl_default(model: Path, data: Path, steps: int) -> float:
+    """`trl sft` as it starts on a CPU, told no more than model, data, LoRA and batch."""
+    command = [Path(sys.executable).with_name("trl"), "sft", "--model_name_or_path", model, "--dtype", "bfloat16"]
+    command += ["--dataset_name", data.parent, "--use_cpu", "--max_steps", steps, "--max_length", MAX_LENGTH_TOKENS]
+    command += ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", EXAMPLES_PER_STEP]
+    command += ["--use_peft", "--lora_r", METHOD.rank, "--lora_alpha", METHOD.alpha, "--lora_dropout", METHOD.dropout]
+    command += ["--lora_target_modules", *METHOD.targets, "--output_dir", _scratch(), "--save_strategy", "no"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    answer = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    found = re.search(r"'train_runtime': '?([\d.]+)", answer.stdout)
+    if answer.returncode or not found:
+        raise RuntimeError(f"trl sft failed: {answer.stderr[-2000:]}")
+    return float(found.group(1))
+
+
+def train_ours(model: Path, data: Path, steps: int) -> float:
+    """This project's trainer, with the packs it chooses."""
+    from common.jobs import Job
+    from common.preparation import check_job
+    from common.training import new_trainer
+
+    recipe = Recipe("bench", "finetune_ba", method=METHOD)
+    recipe.model.name, recipe.model.precision = str(model), "bf16"
+    recipe.data.train, recipe.data.validation = str(data), None
+    recipe.training.max_steps = steps
+    job = Job(recipe, f"bench-{os.getpid()}")
+    check_job(job)
+    adapted, _, _ = _load(model, data)
+    return _timed(new_trainer(job, adapted, Path(_scratch())).train)
+
+
+ARMS: dict[str, Callable[[Path, Path, int], float]] = {
+    "trainer": train_stock,
+    "trl_tuned": train_trl_tuned,
+    "trl_default": train_trl_default,
+    "ours": train_ours,
+}
+
+
+def run_arm(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
+    """Run one training here and return its seconds and the peak memory of this process and its children in GiB."""
+    import torch
+
+    from common.hardware import GIB, pick_threads
+
+    torch.set_num_threads(pick_threads().value)
+    seconds = ARMS[arm](model, data, steps)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"seconds": seconds, "peak_rss_gib": peak * 1024 / GIB}
+
+
+def _load(model: Path, data: Path):
+    """Return the model with its LoRA, the tokenizer, and the encoded examples."""
+    from common.chat import encode_examples
+    from common.data import load_examples
+    from common.methods import add_method
+    from common.models import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    examples = encode_examples(tokenizer, load_examples(data).examples, max_length_tokens=MAX_LENGTH_TOKENS)
+    return add_method(load_model(model, "bf16"), METHOD, str(model)), tokenizer, examples
+
+
+def _options(steps: int) -> dict:
+    return {
+        "output_dir": _scratch(),
+        "max_steps": steps,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": EXAMPLES_PER_STEP,
+        "learning_rate": 2e-4,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _arguments(steps: int, **options):
+    from transformers import TrainingArguments
+
+    return TrainingArguments(**_options(steps), **options, remove_unused_columns=False)
+
+
+def _scratch() -> str:
+    from common.runs import runs_dir
+
+    return str(runs_dir() / "bench" / "scratch")
+
+
+def _timed(train: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    train()
+    return time.perf_counter() - started

@@ -1,0 +1,51 @@
+"""A job: a recipe with every choice made, and what it works on."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.manifest import fingerprint
+from common.options import recipe_from_options
+from common.runs import free_name, read_json, run_folder
+from common.settings import Recipe
+
+
+@dataclass
+class Job:
+    """A recipe with every choice made, and what it works on. ``data`` and ``model`` are what run.json records."""
+
+    recipe: Recipe
+    run_name: str
+    resume: bool = False
+    force: bool = False
+    model_folder: Path | None = None
+    examples: dict[str, list] = field(default_factory=dict)
+    tokenizer: Any = None
+    train_set: Sequence = ()
+    validation_set: Sequence = ()
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    breaks: list[str] = field(default_factory=list)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the result depends on, as kept in every checkpoint."""
+        return fingerprint(self.recipe, self.data, self.model)
+
+
+def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
+    """Return the job that a training command's options ask for, its settings checked and nothing else yet."""
+    if not args.resume:
+        recipe = recipe_from_options(args, options)
+        return Job(recipe, args.run or free_name(recipe.name), force=args.force)
+    given = [flag for flag, key in options.items() if getattr(args, key) is not None] + args.set
+    if not args.run or given:
+        what = f"--resume with {given[0]}" if given else "--resume without --run NAME"
+        allowed = "a resumed run keeps its settings: --resume --run NAME and nothing else"
+        raise UserError(Problem(what, allowed), ExitCode.USAGE)
+    path = run_folder(args.run) / "run.json"
+    if not path.is_file():
+        raise UserError(Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT)
+    return Job(Recipe.from_dict(read_json(path)["settings"]), args.run, resume=True, force=args.force)
