@@ -5,7 +5,9 @@ pytest tests/unit/test_chat_dataset.py
 
 import copy
 import json
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -261,3 +263,23 @@ def test_a_large_file_gives_what_a_list_of_examples_gives(rows_file, tmp_path, w
     assert len(encode_file(tokenizer, rows_file, cache_folder=cache, **options)[0]) == len(plain) + 1
     encode_file(tokenizer, rows_file, cache_folder=cache, rules=Rules(allow_empty=True), **options)
     assert len(list(cache.iterdir())) == 3
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(rows_file, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    job = Job("train.jsonl", Rules(), KillsItsProcess(), 300)
+    with pytest.raises(UserError, match="a worker process was killed") as caught:
+        process_file(open_data_file(rows_file), job, folder, workers=2)
+    assert caught.value.exit_code == ExitCode.UNAVAILABLE
+
+
+class KillsItsProcess:
+    """Stands for a tokenizer; its process dies, as by the out-of-memory killer, when it is unpacked there."""
+
+    def __reduce__(self):
+        return kill_this_process, ()
+
+
+def kill_this_process():
+    os.kill(os.getpid(), signal.SIGKILL)

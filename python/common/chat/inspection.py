@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.chat.encoder import Encoded
+from common.chat.encoder import TRAINED_BIT, Encoded
 from common.data.examples import Example, Loaded
 from common.data.problems import printable
 
 _BAR = 40
+_BATCH = 500
 _SHOWN_CHARS = 1500
 
 
@@ -41,10 +42,10 @@ def view_file(title: str, loaded: Loaded, tokenizer=None, limit: int = 0, on_ove
     from common.chat.encoder import encoder_for
 
     encoder = encoder_for(tokenizer)
-    tokens, lengths = encoder.encode_packed(loaded.examples, loss_on=loss_on)
-    trained = int((tokens >> np.uint32(31)).sum())
+    lengths, trained = _count_tokens(encoder, loaded.examples, loss_on)
+    total = int(lengths.sum())
     facts = _facts(loaded)
-    facts.append(("tokens", f"{len(tokens):,}, {trained:,} of them trained ({trained / max(1, len(tokens)):.0%})"))
+    facts.append(("tokens", f"{total:,}, {trained:,} of them trained ({trained / max(1, total):.0%})"))
     middle = np.percentile(lengths, (50, 95, 100))
     facts.append(("tokens an example", "median {:,.0f}, p95 {:,.0f}, longest {:,.0f}".format(*middle)))
     over = np.flatnonzero(lengths > limit)
@@ -129,6 +130,16 @@ def _head(view: View) -> Iterator[str]:
     for name, count in view.histogram:
         bar = "█" * round(_BAR * count / most) or ("▏" if count else "")
         yield f"    {name:>{width}}  {count:>7,}  {bar}".rstrip()
+
+
+def _count_tokens(encoder, examples: Sequence[Example], loss_on: str) -> tuple[np.ndarray, int]:
+    """Return (tokens of each example, trained tokens of all)."""
+    lengths, trained = [np.empty(0, np.int64)], 0
+    for start in range(0, len(examples), _BATCH):
+        tokens, batch = encoder.encode_packed(examples[start : start + _BATCH], loss_on=loss_on)
+        lengths.append(batch)
+        trained += int((tokens >> TRAINED_BIT).sum())
+    return np.concatenate(lengths), trained
 
 
 def _facts(loaded: Loaded) -> list[tuple[str, str]]:

@@ -6,11 +6,12 @@ each split; only hashes and lengths stay in memory (about 60 bytes a row).
 
 import json
 import multiprocessing
-import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import BoundedSemaphore
 
 import numpy as np
 
@@ -24,9 +25,10 @@ from common.data.leaks import LeakReport, find_leaks, raise_leaks
 from common.data.loading import file_notes, finish_check, first_row
 from common.data.meter import meter
 from common.data.overlaps import NgramStore
-from common.data.rows import BLOCK_BYTES, Block, iter_blocks
+from common.data.rows import BLOCK_BYTES, iter_blocks
 from common.data.splits import check_sizes
-from common.errors import UserError
+from common.errors import ExitCode, Problem, UserError
+from common.hardware import usable_cores
 
 SMALL_BYTES = 8 << 20  # below this, other processes take longer to start than to help
 _AHEAD = 4  # blocks a worker may have waiting
@@ -61,7 +63,7 @@ def process_file(
     UserError 65 for everything wrong with rows, lengths, splits, duplicates or leaks; ``folder`` may hold parts then.
     """
     if workers is None:
-        workers = 0 if file.size_bytes < SMALL_BYTES else len(os.sched_getaffinity(0))
+        workers = 0 if file.size_bytes < SMALL_BYTES else usable_cores().value
     sink = _Sink(job, folder)
     checker, report = RowChecker(file.name, job.rules), LengthReport()
     with sink, meter(f"reading {file.name}", file.size_bytes) as advance:
@@ -88,20 +90,24 @@ def _parts(file: DataFile, job: Job, workers: int, block_bytes: int) -> Iterator
         for block in blocks:
             yield local.work(block), len(block.lines)
         return
-    room = BoundedSemaphore(_AHEAD * workers)  # the pool would read the whole file into its queue
-    sizes: list[int] = []
-
-    def admit() -> Iterator[Block]:
-        for block in blocks:
-            room.acquire()
-            sizes.append(len(block.lines))
-            yield block
-
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
-    with context.Pool(workers, worker.start, (job,)) as pool:
-        for at, part in enumerate(pool.imap(worker.work, admit())):
-            room.release()
-            yield part, sizes[at]
+    pool = ProcessPoolExecutor(workers, context, worker.start, (job,))
+    waiting: deque[tuple[Future, int]] = deque()
+    try:
+        for block in blocks:
+            waiting.append((pool.submit(worker.work, block), len(block.lines)))
+            if len(waiting) >= _AHEAD * workers:  # else the whole file would wait in the queue
+                future, size_bytes = waiting.popleft()
+                yield future.result(), size_bytes
+        for future, size_bytes in waiting:
+            yield future.result(), size_bytes
+    except BrokenProcessPool as error:
+        raise UserError(
+            Problem("a worker process was killed", "most often for want of memory", "use fewer workers"),
+            ExitCode.UNAVAILABLE,
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Sink:

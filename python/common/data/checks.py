@@ -11,7 +11,7 @@ _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
 # What a secret begins with (looked for first, which is cheap) → the whole of it, and its kind.
 _SECRETS = {
     "hf_": (re.compile(r"\bhf_[A-Za-z0-9]{30,}"), "Hugging Face token"),
-    "sk-": (re.compile(r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{24,}"), "API key"),
+    "sk-": (re.compile(r"\bsk-(?=[A-Za-z_-]*\d)(?:ant-|proj-)?[A-Za-z0-9_-]{24,}"), "API key"),
     "ghp_": (re.compile(r"\bghp_[A-Za-z0-9]{36}"), "GitHub token"),
     "github_pat_": (re.compile(r"\bgithub_pat_[A-Za-z0-9_]{40,}"), "GitHub token"),
     "AKIA": (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "AWS key"),
