@@ -1,0 +1,67 @@
+"""The house rules that a machine can hold: floors, start-up, size. Run: pytest tests/unit/test_house.py"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PYTHON = Path(__file__).resolve().parents[2] / "python"
+COMMANDS = sorted(PYTHON.glob("*.py"))
+FLOORS = {
+    "errors schema settings options hardware hashing runs": 1,
+    "data chat packing samples manifest": 2,
+    "models methods packed_model footprint": 3,
+}
+FLOOR_OF = {room: floor for rooms, floor in FLOORS.items() for room in rooms.split()}
+TOP = 4  # training, evaluation, and all that is not named above
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PYTHON / "common").parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "common":
+            rooms |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("common."):
+            rooms.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("common.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", sorted((PYTHON / "common").rglob("*.py")), ids=lambda p: str(p.relative_to(PYTHON)))
+def test_imports_go_down_or_sideways(path):
+    if path.parent == PYTHON / "common" and path.name == "__init__.py":
+        return
+    mine = FLOOR_OF.get(room_of(path), TOP)
+    above = {room for room in imported_rooms(path) if FLOOR_OF.get(room, TOP) > mine}
+    assert not above, f"{path.name} is on floor {mine} and imports from above: {above}"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.name)
+def test_no_command_imports_another(path):
+    names = {command.stem for command in COMMANDS}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not names & set(modules)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.name)
+def test_help_needs_no_heavy_library(path):
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert end.code in (0, None), end.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'scipy', 'matplotlib', 'datasets', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    answer = subprocess.run(command, cwd=PYTHON, env={"PYTHONPATH": str(PYTHON)}, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "usage:" in answer.stdout
