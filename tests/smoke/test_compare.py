@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "unit"))
 from answering_models import make_adapter, make_model  # noqa: E402
 
-from common import hardware  # noqa: E402
 from common.data import load_examples  # noqa: E402
 from common.errors import run_command  # noqa: E402
 from common.hashing import sha256_of  # noqa: E402
@@ -71,7 +70,6 @@ def compare(runs, *options, cwd=None):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("RECETARIO_RUNS", str(runs))
-        patch.setattr(hardware, "pick_threads", lambda wanted=None: hardware.Choice(1, "the model is tiny"))
         patch.setattr(sys, "argv", ["compare_ba_models.py", *map(str, options)])
         patch.chdir(cwd or ROOT)
         with pytest.raises(SystemExit) as end:

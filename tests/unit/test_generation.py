@@ -6,7 +6,6 @@ import pytest
 import torch
 from answering_models import EOS_ID, PAD_ID, make_adapter, make_model
 
-from common import hardware
 from common.data.examples import Message
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding, Request, generate
@@ -31,10 +30,8 @@ CONVERSATIONS = [conversation(concept) for concept in CONCEPTS]
 def one_thread():
     """Threads that wait for each other cost more than so small a model computes."""
     before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hardware, "pick_threads", lambda wanted=None: hardware.Choice(1, "the model is tiny"))
-        torch.set_num_threads(1)
-        yield
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(before)
 
 
