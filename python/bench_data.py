@@ -9,12 +9,12 @@ python python/bench_data.py --rows 50000 --model mistralai/Mistral-7B-Instruct-v
 
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
@@ -56,16 +56,21 @@ def parse_options():
 
 def write_rows(path: Path, count: int) -> None:
     """Write question/answer rows of about 1 kB: words drawn as in natural text (a few common, most rare), seeded."""
-    rng = random.Random(0)
+    import numpy as np
+
+    rng = np.random.default_rng(0)
     syllables = [a + b for a in "bcdfglmnprstv" for b in ("a", "e", "i", "o", "u", "an", "er", "is")]
-    vocabulary = ["".join(rng.choices(syllables, k=1 + rank.bit_length() // 4)) for rank in range(1, 20_000)]
-    weights = [1 / rank for rank in range(1, 20_000)]
+    ranks = np.arange(1, 20_001)
+    lengths = [1 + rank.bit_length() // 4 for rank in ranks.tolist()]  # rare words are longer
+    vocabulary = np.array(["".join(rng.choice(syllables, length)) for length in lengths], object)
+    heights = np.cumsum(1 / ranks)  # Zipf's law
     with path.open("w", encoding="utf-8") as file:
         for start in range(0, count, 1000):
-            words = iter(rng.choices(vocabulary, weights, k=1000 * 215))
-            for number in range(start, min(start + 1000, count)):
-                question = " ".join(next(words) for _ in range(rng.randint(15, 55)))
-                answer = " ".join(next(words) for _ in range(rng.randint(70, 160)))
+            number_of_words = rng.integers((15, 70), (55, 160), (1000, 2))
+            places = rng.random(number_of_words.sum()) * heights[-1]
+            words = iter(vocabulary[np.searchsorted(heights, places)].tolist())
+            for number, (asked, answered) in enumerate(number_of_words.tolist()[: count - start], start):
+                question, answer = " ".join(islice(words, asked)), " ".join(islice(words, answered))
                 row = {"question": f"{question.capitalize()} {number}?", "answer": f"{answer.capitalize()}."}
                 file.write(json.dumps(row) + "\n")
 

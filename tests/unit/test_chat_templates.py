@@ -3,6 +3,9 @@
 pytest tests/unit/test_chat_templates.py
 """
 
+import copy
+from datetime import datetime
+
 import pytest
 from chat_tokenizers import (
     PLAIN_WORDS,
@@ -15,6 +18,7 @@ from chat_tokenizers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.utils import chat_template_utils
 
 from common.chat import encode_example, encode_prompt, stop_token_ids
 from common.data import Example, Message
@@ -166,6 +170,23 @@ def test_the_ids_do_not_depend_on_the_day():
     assert encode_example(demo_tokenizer(template), example) == encode_example(demo_tokenizer(template), example)
 
 
+def test_a_template_that_writes_the_date_survives_midnight(monkeypatch):
+    template = "{{ strftime_now('%d %b %Y') }}" + demo_tokenizer().chat_template
+    tokenizer = demo_tokenizer(template)
+    today = encode_prompt(tokenizer, [Message("user", "fox")])
+    assert today == encode_prompt(tokenizer, [Message("user", "fox")])
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2099, 12, 31)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
+    tomorrow = tokenizer.decode(encode_prompt(tokenizer, [Message("user", "fox")]))
+    assert "31 Dec 2099" in tomorrow
+    assert tomorrow[-20:] == tokenizer.decode(today)[-20:]
+
+
 def test_a_changed_template_is_noticed():
     tokenizer = byte_level_copy()
     before = encode_prompt(tokenizer, [Message("user", "fox")])
@@ -174,6 +195,4 @@ def test_a_changed_template_is_noticed():
 
 
 def byte_level_copy():
-    import copy
-
     return copy.deepcopy(demo_tokenizer())

@@ -136,8 +136,7 @@ class ChatEncoder:
 
     def encode_prompt(self, messages: Sequence[Message | dict]) -> list[int]:
         messages = [m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages]
-        skeleton = self._skeleton((*(m.role for m in messages), "assistant"))
-        self._check_template(messages, skeleton, generation_prompt=True)
+        skeleton = self._skeleton_for(messages, (*(m.role for m in messages), "assistant"), generation_prompt=True)
         plan = self._fill(skeleton.parts[: skeleton.prompt_parts], messages)
         ids_of_texts = iter(self._backend.ids_of([text for text, _ in plan if isinstance(text, str)]))
         return [token for item, _ in plan for token in (next(ids_of_texts) if isinstance(item, str) else [item])]
@@ -151,8 +150,7 @@ class ChatEncoder:
         if not example.messages:
             return self._plan_running_text(example.text or "")
         try:
-            skeleton = self._skeleton(tuple(message.role for message in example.messages))
-            self._check_template(example.messages, skeleton)
+            skeleton = self._skeleton_for(example.messages, tuple(message.role for message in example.messages))
         except UserError as error:
             if not example.source:
                 raise
@@ -200,24 +198,32 @@ class ChatEncoder:
         template_did = isinstance(first, str) and first.startswith(" ")
         return text if not self._backend.marks_word_start or template_did or part.after.isspace() else f" {text}"
 
-    def _check_template(self, messages: Sequence[Message], skeleton: Skeleton, generation_prompt: bool = False) -> None:
-        """Templates may look into the contents. What this one really writes must be what the skeleton stands for."""
-        outline = skeleton.prompt_outline if generation_prompt else skeleton.outline
-        expected = "".join(p.fill(messages[p.index].content) if isinstance(p, Slot) else p for p in outline)
-        try:
-            rendered = render(self._tokenizer, [m.as_dict() for m in messages], generation_prompt)
-        except Exception as error:  # a template raises jinja2 errors of its own wording
-            raise UserError(Problem(f"the chat template refuses this conversation: {error}"), ExitCode.DATA) from error
-        if rendered != expected:
-            where = _first_difference(rendered, expected)
-            raise UserError(
-                Problem(
-                    f"the chat template rewrites the text of this conversation near {where!r}",
-                    "the text must stay as it is",
-                    "take out what the template reads as its own markup, or use another chat template",
-                ),
-                ExitCode.DATA,
-            )
+    def _skeleton_for(
+        self, messages: Sequence[Message], roles: tuple[str, ...], generation_prompt: bool = False
+    ) -> Skeleton:
+        """The skeleton of these roles, held against what the template really writes: it may look into contents."""
+        for _ in range(2):
+            skeleton = self._skeleton(roles)
+            outline = skeleton.prompt_outline if generation_prompt else skeleton.outline
+            expected = "".join(p.fill(messages[p.index].content) if isinstance(p, Slot) else p for p in outline)
+            try:
+                rendered = render(self._tokenizer, [m.as_dict() for m in messages], generation_prompt)
+            except Exception as error:  # a template raises jinja2 errors of its own wording
+                raise UserError(
+                    Problem(f"the chat template refuses this conversation: {error}"), ExitCode.DATA
+                ) from error
+            if rendered == expected:
+                return skeleton
+            del self._skeletons[roles]  # once more: the template may write the time of day
+        where = _first_difference(rendered, expected)
+        raise UserError(
+            Problem(
+                f"the chat template rewrites the text of this conversation near {where!r}",
+                "the text must stay as it is",
+                "take out what the template reads as its own markup, or use another chat template",
+            ),
+            ExitCode.DATA,
+        )
 
 
 def _first_difference(a: str, b: str) -> str:
