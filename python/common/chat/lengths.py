@@ -28,7 +28,6 @@ class LengthReport:
     trained_tokens: int = 0
     unknown_tokens: int = 0
     longest: int = 0
-    max_token_id: int = 0
     overlong: int = 0
     truncated: int = 0
     dropped: list[str] = field(default_factory=list)
@@ -38,14 +37,12 @@ class LengthReport:
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray, unknown_id: int | None) -> None:
         """Count examples that are kept: tokens with the mask in their highest bit, and the length of each example."""
-        ids = tokens & ID_BITS
         self.examples += len(lengths)
         self.tokens += len(tokens)
         self.trained_tokens += int((tokens > ID_BITS).sum())
         self.longest = max(self.longest, int(lengths.max(initial=0)))
-        self.max_token_id = max(self.max_token_id, int(ids.max(initial=0)))
         if unknown_id is not None:
-            self.unknown_tokens += int((ids == unknown_id).sum())
+            self.unknown_tokens += int((tokens & ID_BITS == unknown_id).sum())
 
     def add_overlong(self, tokens: np.ndarray, source: str) -> None:
         """Count one example that is over the limit."""
@@ -59,8 +56,7 @@ class LengthReport:
     def merge(self, other: "LengthReport") -> None:
         for name in ("examples", "tokens", "trained_tokens", "unknown_tokens", "overlong", "truncated"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("longest", "max_token_id"):
-            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.longest = max(self.longest, other.longest)
         self.dropped += other.dropped
         self.unfit += other.unfit
         self.worst = heapq.nlargest(_LISTED, self.worst + other.worst)
