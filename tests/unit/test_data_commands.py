@@ -158,3 +158,15 @@ def test_help_answers_at_once(command):
         times.append(time.perf_counter() - started)
     assert "usage: " + command in done.stdout
     assert min(times) < 0.3
+
+
+def test_a_terminal_shows_trained_text_in_another_colour(folder, monkeypatch, capfd):
+    from common.chat.inspection import print_rich, view_file
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    (folder / "one.jsonl").write_text('{"prompt": "Who [bold]runs?", "completion": "\\u001b[5mThe fox."}\n')
+    print_rich(view_file("train", load_examples(folder / "one.jsonl"), demo_tokenizer(), 99, "error", "assistant"))
+    said = capfd.readouterr().out
+    assert "\x1b[2m<s>[INST] Who [bold]runs? [/INST]\x1b[0m" in said, "untrained text is dim, and no markup"
+    assert "\x1b[1;32m \\x1b[5mThe fox.</s>\x1b[0m" in said, "trained text is green, its escapes made visible"
