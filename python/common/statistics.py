@@ -200,7 +200,7 @@ class PairedTest:
             "sign_flip_method": "exact" if exact else f"Monte Carlo, {self.resamples} resamples",
             "wilcoxon_p": self.wilcoxon_p,
             "cohens_d": self.cohens_d,
-            "smallest_detectable_difference": self.smallest_detectable,
+            "smallest_detectable_difference": None if self.is_degenerate else self.smallest_detectable,
         }
 
 

@@ -112,9 +112,8 @@ class _Judge:
         ]
         unsettled = [test for test in (self.over_optimized, self.over_baseline) if not test.shows_above(0.0)]
         if not unsettled:
-            low = self.over_optimized.interval.low
-            reasons.append(f"The gain is shown: interval above 0 (from {_points(low)}) and sign-flip "
-                           f"p = {self.over_optimized.p_value:.2g}.")  # fmt: skip
+            p_value = max(self.over_optimized.p_value, self.over_baseline.p_value)
+            reasons.append(f"The gain is shown: the interval lies above 0, and sign-flip p = {p_value:.2g}.")
             return Decision("ADOPT", reasons)
         reasons += [f"Yet the gain over {_name(test.old)} is not told from chance "
                     f"(sign-flip p = {test.p_value:.2g})." for test in unsettled]  # fmt: skip
@@ -182,4 +181,5 @@ def _points(fraction: float) -> str:
 
 def _difference(test: PairedTest) -> str:
     low, high = 100 * test.interval.low, 100 * test.interval.high
-    return f"{100 * test.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})".replace("-", "−")
+    spread = "on every item" if test.is_degenerate else f"95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{100 * test.mean:+.1f} points ({spread})".replace("-", "−")

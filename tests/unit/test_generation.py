@@ -209,6 +209,14 @@ def test_cache_is_asked_first_and_survives_a_cut_line(local, tmp_path, monkeypat
     assert len(asked) == 2, "another decoding is another question"
 
 
+def test_answers_that_cannot_be_kept_are_an_error_not_a_surprise(tmp_path):
+    (tmp_path / "file").write_text("")
+    cache = AnswerCache(tmp_path / "file" / "answers.jsonl")
+    with pytest.raises(UserError, match="cannot keep answers") as error:
+        cache.put({}, Decoding(), [(Request((Message("user", "q"),)), Answer("a", "stop"))])
+    assert error.value.exit_code is ExitCode.IO
+
+
 def test_cache_keeps_any_text(tmp_path):
     cache = AnswerCache(tmp_path / "a.jsonl")
     request = Request((Message("user", "línea\u2028\x00"),))

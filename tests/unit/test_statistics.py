@@ -76,7 +76,7 @@ def test_equal_differences_have_a_point_for_an_interval_and_say_so(value):
     test = paired([value] * 22)
     assert (test.interval.low, test.interval.high) == (value, value)
     assert "no spread" in test.interval.method
-    assert test.cohens_d is None and test.smallest_detectable == 0.0
+    assert test.cohens_d is None and test.as_dict()["smallest_detectable_difference"] is None
 
 
 def test_one_odd_difference_still_gets_a_finite_interval():

@@ -96,10 +96,19 @@ class AnswerCache:
             lines.append(json.dumps({"key": key, "answer": asdict(answer)}, ensure_ascii=True))
         if self._path is None or not lines:
             return
+        try:
+            self._append("".join(f"\n{line}" for line in lines))
+        except OSError as error:
+            problem = Problem(
+                f"cannot keep answers in {self._path}: {error.strerror}", next_step="make room, run again"
+            )
+            raise UserError(problem, ExitCode.IO) from error
+
+    def _append(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # The newline comes first, so that a cut line of an earlier crash cannot swallow this one.
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"\n{line}" for line in lines))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
 

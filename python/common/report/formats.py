@@ -33,7 +33,10 @@ def percent(fraction: float | None) -> str:
 
 def points(fraction: float | None) -> str:
     """A difference in points, with its sign and a true minus."""
-    return "–" if fraction is None else f"{100 * fraction:+.1f}".replace("-", "−")
+    if fraction is None:
+        return "–"
+    rounded = round(100 * fraction, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
 
 
 def whole_points(fraction: float) -> str:
@@ -43,7 +46,9 @@ def whole_points(fraction: float) -> str:
 
 
 def span(interval: dict, form=percent) -> str:
-    """An interval as "81.2 – 94.0 %"."""
+    """An interval as "81.2 to 94.0 %"; words where all values are equal, for then it would claim too much."""
+    if interval["low"] == interval["high"]:
+        return "all equal"
     low, high = form(interval["low"]), form(interval["high"])
     return f"{low.removesuffix(' %')} to {high}"
 
