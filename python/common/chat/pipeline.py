@@ -24,7 +24,7 @@ from common.data.files import DataFile
 from common.data.leaks import LeakReport, find_leaks, raise_leaks
 from common.data.loading import file_notes, finish_check, first_row
 from common.data.meter import meter
-from common.data.overlaps import NgramStore
+from common.data.overlaps import HashFile, NgramStore
 from common.data.rows import BLOCK_BYTES, iter_blocks
 from common.data.splits import check_sizes
 from common.errors import ExitCode, Problem, UserError
@@ -174,13 +174,11 @@ class _Sink:
     def _check_leaks(self, splits, kept, prints, source_of, allow_leak: bool) -> LeakReport | None:
         if len(self.names) < 2:
             return None
-        path = self.folder / "ngrams.u64"
-        hashes = np.memmap(path, np.uint64, "r") if path.stat().st_size else np.empty(0, np.uint64)
+        hashes = HashFile(self.folder / "ngrams.u64")
         rows = np.repeat(np.arange(len(splits)), self._all("texts"))
         placed = np.where(kept, splits.astype(np.int64), -1)  # a row that was left out leaks nothing
         report = find_leaks(placed, self.names, prints, NgramStore(hashes, self._all("ngram_lengths"), rows))
-        del hashes
-        path.unlink()
+        hashes.path.unlink()
         raise_leaks(report, source_of, allow_leak)
         return report
 

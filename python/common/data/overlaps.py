@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +17,22 @@ BOILERPLATE_SHARE = 0.005
 
 
 @dataclass(frozen=True, slots=True)
+class HashFile:
+    """Hashes in a file, read slice by slice. Not a memory map: the pages of one stay in memory once they are read."""
+
+    path: Path
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.fromfile(self.path, np.uint64, int(part.stop - part.start), offset=8 * int(part.start))
+
+
+@dataclass(frozen=True, slots=True)
 class NgramStore:
-    """The n-gram hashes of many rows: ``hashes`` uint64 [n] text after text (an array or a memory map), ``lengths``
+    """The n-gram hashes of many rows: ``hashes`` uint64 [n] text after text, in memory or in a file, ``lengths``
     (n-grams of each text) and ``rows`` (the row of each text, ascending), both [texts].
     """
 
-    hashes: np.ndarray
+    hashes: np.ndarray | HashFile
     lengths: np.ndarray
     rows: np.ndarray
 
@@ -41,7 +52,7 @@ class NgramStore:
             by_read = np.searchsorted(ends, base + 4 * size, "right")
             stop = max(start + 1, int(min(by_wanted, by_read)))
             here, lengths = wanted[start:stop], self.lengths[start:stop]
-            hashes = np.asarray(self.hashes[base : ends[stop - 1]])
+            hashes = self.hashes[base : ends[stop - 1]]
             if not here.all():
                 hashes = hashes[np.repeat(here, lengths)]
             if len(hashes):
