@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from common.apparatus import check_apparatus
 from common.data import Example, Loaded, Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Answer, Decoding, generate
@@ -16,8 +17,7 @@ from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
 from common.thresholds import Thresholds
 from common.verdict import ARMS, decide, paired_tests
 
-GOLD_AT_LEAST = 0.9
-SHUFFLED_AT_MOST = 0.2
+MANY_CUT = 0.05  # of an arm's answers: worth a note
 
 
 @dataclass
@@ -99,14 +99,22 @@ def compare(
     checks = check_apparatus(work.test.examples, work.metric, work.thresholds)
     for name in ARMS:
         work.arms[name].check(work.conversations(name), [example.source for example in work.test])
+
+    def ask(name: str, conversations: list[list[Message]], shown_as: str = "") -> list[list[Answer]]:
+        told = (lambda done, total: progress(shown_as or name, done, total)) if progress else (lambda done, total: None)
+        return generate(work.arms[name], conversations, work.decoding, cache=cache, progress=told)
+
     models = {}
     for name in ARMS:
-        told = (lambda done, total, name=name: progress(name, done, total)) if progress else (lambda done, total: None)
         begin = time.monotonic()
-        answers = generate(work.arms[name], work.conversations(name), work.decoding, cache=cache, progress=told)
-        models[name] = _judge_arm(work, answers) | {"seconds": round(time.monotonic() - begin, 2)}
+        judged = _judge_arm(work.metric, work.test.examples, ask(name, work.conversations(name)))
+        models[name] = judged | {"seconds": round(time.monotonic() - begin, 2)}
     scores = {name: [item["score"] for item in models[name]["predictions"]] for name in ARMS}
     tests = paired_tests(scores)
+    decision = asdict(decide(scores, work.thresholds))
+    decision["notes"] += _note_cut_answers(models)
+    if tests["finetuned_vs_optimized"].mean < 0 and work.known.get("train"):
+        decision["notes"] += _look_for_overfitting(work, models["finetuned"]["scores"]["mean"], ask)
     return {
         "metadata": _metadata(work),
         "items": [_describe_item(example) for example in work.test],
@@ -116,48 +124,35 @@ def compare(
                         for name in sorted(ARMS, key=lambda name: -models[name]["scores"]["mean"])],
             "tests": {name: test.as_dict() for name, test in tests.items()},
             "effect_sizes": {name: test.cohens_d for name, test in tests.items()},
-            "decision": asdict(decide(scores, work.thresholds)),
+            "decision": decision,
         },
         "checks": checks | {"leaks": leaks},
     }  # fmt: skip
 
 
-def check_apparatus(examples: Sequence[Example], metric: Metric, thresholds: Thresholds) -> dict:
-    """Does the metric know good from bad, and the rule something from nothing? Each check with its outcome.
-
-    gold: the reference answers themselves. shuffled: the words of each reference answer in random order, which keeps
-    the words and takes away the form (a metric that looks at the answer alone cannot notice another item's answer;
-    one that takes the reference is given another item's answer as well). self: the references as all three arms.
-    """
-    gold = [example.completion for example in examples]
-    shuffled = [_shuffle_words(text, index) for index, text in enumerate(gold)]
-    gold_scores = [metric(text, text)[0] for text in gold]
-    checks = {
-        "gold": _check(gold_scores, lambda mean: mean >= GOLD_AT_LEAST, f"at least {GOLD_AT_LEAST}"),
-        "shuffled_words": _check(
-            [metric(text, reference)[0] for text, reference in zip(shuffled, gold, strict=True)],
-            lambda mean: mean <= SHUFFLED_AT_MOST, f"at most {SHUFFLED_AT_MOST}"),
-    }  # fmt: skip
-    if metric.uses_reference:
-        others = gold[1:] + gold[:1]
-        scores = [metric(text, reference)[0] for text, reference in zip(others, gold, strict=True)]
-        checks["answers_of_other_items"] = _check(
-            scores, lambda mean: mean <= SHUFFLED_AT_MOST, f"at most {SHUFFLED_AT_MOST}"
-        )
-    verdict = decide(dict.fromkeys(ARMS, gold_scores), thresholds).verdict
-    checks["self"] = {"verdict": verdict, "wanted": "anything but ADOPT", "ok": verdict != "ADOPT"}
-    return checks
+def _note_cut_answers(models: dict) -> list[str]:
+    """One line for each arm that was often cut: its score may say more about the limit than about the model."""
+    counts = {name: model["answers"] for name, model in models.items()}
+    return [
+        f"{count['truncated']} of {count['total']} answers of the {name} arm were cut: raise --max-new-tokens."
+        for name, count in counts.items()
+        if count["truncated"] > MANY_CUT * count["total"]
+    ]
 
 
-def _check(scores: list[float], is_right: Callable[[float], bool], wanted: str) -> dict:
-    mean = sum(scores) / len(scores)
-    return {"mean": mean, "wanted": wanted, "ok": is_right(mean)}
-
-
-def _shuffle_words(text: str, seed: int) -> str:
-    words = text.split()
-    random.Random(seed).shuffle(words)
-    return " ".join(words)
+def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> list[str]:
+    """Score the fine-tuned model on as many of its training examples as there are test items, and say what it means."""
+    usable = [example for example in work.known["train"] if example.messages]
+    if not usable:
+        return []
+    drawn = random.Random(work.decoding.seed).sample(usable, min(len(usable), len(work.test)))
+    answers = ask("finetuned", [list(example.prompt_messages) for example in drawn], "Fine-tuned on training data")
+    pairs = zip(drawn, answers, strict=True)
+    scores = [_judge_answer(work.metric, a, example.completion)["score"] for example, row in pairs for a in row]
+    on_train = sum(scores) / len(scores)
+    by_heart = on_train > on_test + work.thresholds.adopt_gain
+    meaning = "it has learnt them by heart" if by_heart else "it is no better there"
+    return [f"On {len(drawn)} of its training examples the fine-tuned model scores {100 * on_train:.1f} %: {meaning}."]
 
 
 def _insert_turns(prompt: Sequence[Message], turns: Sequence[Message]) -> list[Message]:
@@ -166,10 +161,10 @@ def _insert_turns(prompt: Sequence[Message], turns: Sequence[Message]) -> list[M
     return [*prompt[:start], *turns, *prompt[start:]]
 
 
-def _judge_arm(work: Comparison, answers: list[list[Answer]]) -> dict:
+def _judge_arm(metric: Metric, examples: Sequence[Example], answers: list[list[Answer]]) -> dict:
     predictions = []
-    for example, samples in zip(work.test, answers, strict=True):
-        judged = [_judge_answer(work.metric, answer, example.completion) for answer in samples]
+    for example, samples in zip(examples, answers, strict=True):
+        judged = [_judge_answer(metric, answer, example.completion) for answer in samples]
         mean = sum(answer["score"] for answer in judged) / len(judged)
         predictions.append({"source": example.source, "score": mean, "answers": judged})
     every = [answer for prediction in predictions for answer in prediction["answers"]]

@@ -60,7 +60,7 @@ class _Judge:
                 "KEEP_OPTIMIZED",
                 [
                     f"The fine-tuned model scores below the optimised prompt ({_difference(self.over_optimized)}).",
-                    "Overfitting is possible: score it on its training data too.",
+                    "Overfitting is possible: its score on its training data would tell.",
                 ],
             )
         if not self._reaches_gain(self.over_optimized):

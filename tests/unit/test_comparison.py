@@ -3,7 +3,8 @@
 import pytest
 from reports import DATA, load_items, make_comparison, make_report
 
-from common.comparison import check_apparatus, choose_demonstrations, compare
+from common.apparatus import check_apparatus
+from common.comparison import choose_demonstrations, compare
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding
@@ -64,7 +65,8 @@ def test_refused_answer_counts_as_zero_and_as_refused():
     items = load_items(3)
     gold = [item.completion for item in items]
     refused = [Answer(gold[0], "error", error="the server ended with 'content_filter'"), *gold[1:]]
-    report = compare(make_comparison({"baseline": gold, "optimized": gold, "finetuned": refused}, items))
+    texts = {"baseline": gold, "optimized": gold, "finetuned": refused}
+    report = compare(make_comparison(texts, items, known={}))
     assert report["models"]["finetuned"]["answers"]["errors"] == 1
     assert report["models"]["finetuned"]["predictions"][0]["score"] == 0.0
     assert report["models"]["finetuned"]["scores"]["mean"] == pytest.approx(2 / 3)
@@ -73,7 +75,7 @@ def test_refused_answer_counts_as_zero_and_as_refused():
 def test_an_items_score_is_the_mean_of_its_samples():
     items = load_items(4)
     gold = [item.completion for item in items]
-    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), gold), items)
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), gold), items, known={})
     work.decoding = Decoding(temperature=0.7, samples=3)
     arm = work.arms["finetuned"]
 
@@ -152,3 +154,25 @@ def test_one_item_is_no_comparison():
     with pytest.raises(UserError, match="two or more") as error:
         compare(work)
     assert error.value.exit_code is ExitCode.DATA
+
+
+@pytest.mark.parametrize(("on_train", "meaning"), [("gold", "learnt them by heart"), ("", "no better there")])
+def test_a_tuned_model_below_the_prompt_is_scored_on_its_training_data_too(on_train, meaning):
+    items = load_items()
+    gold = [item.completion for item in items]
+    work = make_comparison({"baseline": [""] * 22, "optimized": gold, "finetuned": ["title: x"] * 22}, items)
+    table = work.arms["finetuned"].table
+    for example in work.known["train"]:
+        table[example.prompt_messages[-1].content] = Answer(example.completion if on_train else "", "stop")
+    decision = compare(work)["comparison"]["decision"]
+    assert decision["verdict"] == "KEEP_OPTIMIZED"
+    assert any(meaning in note and "22 of its training examples" in note for note in decision["notes"])
+
+
+def test_often_cut_answers_are_noted():
+    items = load_items(4)
+    cut = [Answer("title: half", "length", 10, 20)] * 4
+    whole = [item.completion for item in items]
+    report = compare(make_comparison({"baseline": cut, "optimized": whole, "finetuned": whole}, items))
+    notes = " ".join(report["comparison"]["decision"]["notes"])
+    assert "4 of 4 answers of the baseline arm were cut" in notes and "optimized arm" not in notes

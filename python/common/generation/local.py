@@ -155,7 +155,7 @@ class LocalArm:
         for index, request in enumerate(requests):
             prompt = encode_prompt(self._local.tokenizer, request.messages)
             seed = noise_seed(prompt, decoding.seed, request.sample) if decoding.temperature > 0 else None
-            rows.append(Row(index, prompt, min(decoding.max_new_tokens, limit - len(prompt)), seed))
+            rows.append(Row(index, prompt, min(decoding.max_new_tokens, max(1, limit - len(prompt))), seed))
         return rows
 
     def _finish(self, row: Row) -> Answer:
