@@ -3,8 +3,8 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo test lint format data demo-model download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare bench clean
+.PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
+        status logs stop resume compare bench bench-data clean
 
 ##@ Begin here
 help: ## this list
@@ -19,6 +19,8 @@ doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= SMOKE=1)
 ##@ Data and models
 data: ## generate the sample data (RECIPE=all FORCE=1)
 	@scripts/call.sh make_data RECIPE=--recipe FORCE=--force!
+inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= MODEL= PLAIN=1)
+	@scripts/call.sh inspect_data DATA= VAL=--validation RECIPE=--recipe MODEL=--model PLAIN=--plain!
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 	@scripts/call.sh download_model MODEL= REVISION=--revision
 demo-model: ## build the demo recipe's model anew, from nothing
@@ -45,6 +47,8 @@ compare: ## plain, prompted and tuned model side by side, with a verdict (RUN= o
 	@scripts/call.sh compare_ba_models RUN=--run BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
+bench-data: ## reading, checking and tokenising a million rows beside datasets.map (ROWS= MODEL=)
+	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh
 

@@ -11,9 +11,10 @@ from common import checkpoints, checks, footprint, hardware, models
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
-from common.runs import Run, check_available, run_folder
+from common.runs import Run, check_available, run_folder, runs_dir
 from common.settings import ROOT, Recipe
 
+_CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
 _COMFORT = 0.8  # an estimate above this share of the free memory is answered with activation checkpointing
 
 
@@ -106,12 +107,14 @@ def _find_model(job: Job) -> str:
 def _load_part(job: Job, part: str) -> str:
     """Read, check and (with a tokenizer at hand) encode the training or the validation examples."""
     from common.chat import encode_examples
-    from common.data import load_examples
+    from common.data import load_examples, parse_columns
 
     settings = job.recipe.data
     loaded = load_examples(
         ROOT / getattr(settings, part),
+        columns=parse_columns(settings.columns) if settings.columns else None,
         on_bad_row=settings.on_bad_row,
+        allow_empty=settings.allow_empty,
         allow_duplicates=settings.allow_duplicates,
         allow_secrets=settings.allow_secrets,
     )
@@ -127,6 +130,7 @@ def _load_part(job: Job, part: str) -> str:
         on_overlong=settings.on_overlong,
         loss_on=settings.loss_on,
         model_positions=models.read_config(job.model_folder).get("max_position_embeddings"),
+        cache_folder=runs_dir() / "cache" if len(loaded) >= _CACHED_ROWS else None,
     )
     _check_vocabulary(encoded, models.read_config(job.model_folder)["vocab_size"])
     job.data[part] |= encoded.summary()
@@ -136,9 +140,8 @@ def _load_part(job: Job, part: str) -> str:
 
 def _check_vocabulary(encoded, rows: int) -> None:
     """Raise UserError (78) when a token has no row in the embedding: training would stop in the middle, or worse."""
-    largest = max(max(example.input_ids) for example in encoded)
-    if largest >= rows:
-        what = f"the tokenizer gives token {largest}, the model's embedding has {rows} rows"
+    if encoded.max_token_id >= rows:
+        what = f"the tokenizer gives token {encoded.max_token_id}, the model's embedding has {rows} rows"
         raise UserError(Problem(what, "tokenizer and model of one kind"), ExitCode.CONFIG)
 
 

@@ -33,10 +33,12 @@ class DataSettings:
 
     train: str = setting("training examples (JSONL or JSON)", "recipes/demo/data/train.jsonl", path=True)
     validation: str | None = setting("validation examples", "recipes/demo/data/validation.jsonl", path=True)
+    columns: list[str] | None = setting("where the parts of a row are, as in prompt=Question; found out unless given")
     max_length_tokens: int = setting("longest example in tokens, prompt and answer", 2048, low=8, high=1_000_000)
     on_overlong: Literal["error", "drop", "truncate-prompt"] = setting("what to do with a longer one", "error")
     on_bad_row: Literal["error", "drop"] = setting("what to do with a row that cannot be used", "error")
     loss_on: Literal["assistant", "all"] = setting("which tokens are trained", "assistant")
+    allow_empty: bool = setting("accept rows with an empty answer or question", False)
     allow_duplicates: bool = setting("accept a file in which many rows stand twice", False)
     allow_leak: bool = setting("accept validation examples that are in the training data too", False)
     allow_secrets: bool = setting("accept rows that hold what looks like a key or token", False)
