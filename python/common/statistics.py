@@ -8,11 +8,13 @@ What the intervals can and cannot do. The BCa bootstrap corrects bias and skew t
 end lies too high more often than the nominal 2.5 % (simulated: 3.5 to 4 % for normal differences, 8 % for scores that
 mostly sit at the ceiling). So no claim rests on it alone: a bound counts as passed only when the interval *and* a
 sign-flip test say so. The sign-flip test is exact when differences are symmetric about the bound, as they are between
-two arms that do not differ; it is asked for p < 0.04, and the slack to 0.05 pays for Monte-Carlo error and mild skew.
-Neither sees what a sample does not hold: with rare heavy losses, a small sample without one looks better than the truth
-(differences skewed like a negative exponential pass wrongly in 3 to 6 % of samples of 22, 2 to 4 % of 200). Where all
-differences are equal, resampling knows no spread: the interval is that one point, it says so, and the sign-flip test
-alone carries the claim.
+two arms that do not differ; it is asked for p < 0.04, and the slack to 0.05 pays for Monte-Carlo error (simulated:
+2.1 % false claims for normal differences, n = 22 and 200).
+Neither sees what a sample does not hold: with rare heavy losses, a small sample without one looks better than the truth.
+Differences skewed like a negative exponential, true mean 0, pass in 5.6 % of samples of 22 and 3.2 % of 200 (3.9 % and
+none with the least gain of 5 points); a loss of 54 points on one item in ten against 6 gained on the others, in 10 % of
+samples of 22. Where all differences are equal, resampling knows no spread: the interval is that one point, it says so,
+and the sign-flip test alone carries the claim.
 """
 
 import math
