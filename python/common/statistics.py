@@ -10,7 +10,7 @@ mostly sit at the ceiling). So no claim rests on it alone: a bound counts as pas
 sign-flip test say so. The sign-flip test is exact when differences are symmetric about the bound, as they are between
 two arms that do not differ; it is asked for p < 0.04, and the slack to 0.05 pays for Monte-Carlo error (simulated:
 2.1 % false claims for normal differences, n = 22 and 200).
-Neither sees what a sample does not hold: with rare heavy losses, a small sample without one looks better than the truth.
+Neither sees what a sample does not hold: with rare heavy losses, a small sample with none looks better than the truth.
 Differences skewed like a negative exponential, true mean 0, pass in 5.6 % of samples of 22 and 3.2 % of 200 (3.9 % and
 none with the least gain of 5 points); a loss of 54 points on one item in ten against 6 gained on the others, in 10 % of
 samples of 22. Where all differences are equal, resampling knows no spread: the interval is that one point, it says so,
