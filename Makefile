@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare bench bench-data clean
+        status logs stop resume compare bench bench-generate bench-data clean
 
 ##@ Begin here
 help: ## this list
@@ -43,10 +43,12 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force!
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN= or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
-	@scripts/call.sh compare_ba_models RUN=--run BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
+bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)
+	@scripts/call.sh bench_generate MODEL=--model
 bench-data: ## reading, checking and tokenising a million rows beside datasets.map (ROWS= MODEL=)
 	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
 clean: ## remove a run that is not running (RUN=), or caches only

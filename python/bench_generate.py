@@ -25,7 +25,7 @@ def build_parser() -> CommandParser:
 def main() -> None:
     args = build_parser().parse_args()
 
-    from common.bench import describe_result, measure_generation
+    from common.benchmarks.generation import describe_result, measure_generation
     from common.runs import runs_dir, write_json
 
     result = measure_generation(args)

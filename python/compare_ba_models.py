@@ -12,26 +12,30 @@ ADOPT, 65 when a test item is known to an arm, 69 when a server stays away.
 
 import sys
 
+from common.comparison.thresholds import Thresholds
 from common.errors import CommandParser, ExitCode, run_command
-from common.thresholds import Thresholds
 
 
 def build_parser() -> CommandParser:
     parser = CommandParser(description=__doc__)
     arms = parser.add_argument_group("what is compared")
     arms.add_argument("--run", help="a finished run: its base model, its adapter, its data")
+    arms.add_argument("--recipe", help="the run named after this recipe")
+    arms.add_argument("--smoke", action="store_true", help="the smoke run of --recipe (ba-cpu unless given)")
     arms.add_argument("--baseline", help="the plain model (of --run: its base model)")
     arms.add_argument("--optimized", help="the model with the better prompt (default: the baseline's)")
     arms.add_argument("--finetuned", help="the fine-tuned model (of --run: its adapter)")
     arms.add_argument("--dataset", help="held-out items (of --run: its validation data)")
     arms.add_argument("--train", help="training data: demonstrations, leak check (of --run: its training data)")
     arms.add_argument("--output", help="report.json; the other reports go beside it (of --run: runs/NAME/compare/)")
-    arms.add_argument("--demonstrations", type=int, default=1, metavar="K", help="how many the optimised arm is shown")
+    arms.add_argument(
+        "--demonstrations", type=int, metavar="K", help="how many the optimised arm is shown (the recipe's)"
+    )
     arms.add_argument(
         "--metric", default="common.scoring:score_ba", metavar="MODULE:FUNCTION", help="how answers are scored"
     )
     decoding = parser.add_argument_group("how answers are drawn, the same for every arm")
-    decoding.add_argument("--max-new-tokens", type=int, default=1024, help="an answer is cut there")
+    decoding.add_argument("--max-new-tokens", type=int, metavar="N", help="an answer is cut there (the recipe's)")
     decoding.add_argument(
         "--temperature", type=float, default=0.0, help="0 is greedy; 0.7 is a usual choice for sampling"
     )
@@ -54,9 +58,9 @@ def build_parser() -> CommandParser:
 def main() -> ExitCode:
     args = build_parser().parse_args()
 
-    from common.comparison import compare
-    from common.comparison_setup import Progress, open_cache, set_up
-    from common.history import keep_report
+    from common.comparison.comparing import compare
+    from common.comparison.history import keep_report
+    from common.comparison.setup import Progress, open_cache, set_up
     from common.report import write_reports
     from common.report.terminal import print_summary
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.comparison import Comparison, compare
+from common.comparison.comparing import Comparison, compare
+from common.comparison.thresholds import Thresholds
 from common.data import Loaded, load_examples
 from common.generation import Answer, Decoding
 from common.scoring import load_metric
-from common.thresholds import Thresholds
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "demo" / "data"
 

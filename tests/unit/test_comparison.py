@@ -3,13 +3,13 @@
 import pytest
 from reports import DATA, load_items, make_comparison, make_report
 
-from common.apparatus import check_apparatus
-from common.comparison import choose_demonstrations, compare
+from common.comparison.apparatus import check_apparatus
+from common.comparison.comparing import choose_demonstrations, compare
+from common.comparison.thresholds import Thresholds
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding
 from common.scoring import load_metric, score_ba
-from common.thresholds import Thresholds
 
 METRIC = load_metric("common.scoring:score_ba")
 

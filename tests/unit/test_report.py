@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 from reports import load_items, make_report
 
-from common.history import keep_report
+from common.comparison.history import keep_report
+from common.comparison.verdict import VERDICTS
 from common.report import write_reports
 from common.report.charts import Scale, draw_distribution, interval_scale
 from common.report.page import MAX_ITEMS, mark_differences, render_page
 from common.report.terminal import print_summary
-from common.verdict import VERDICTS
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_page_of_two_items_and_equal_arms_is_drawn():
     items = load_items(2)
     from reports import make_comparison
 
-    from common.comparison import compare
+    from common.comparison.comparing import compare
 
     gold = [item.completion for item in items]
     report = compare(make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), gold), items))

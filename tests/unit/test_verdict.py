@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.thresholds import Thresholds
-from common.verdict import VERDICTS, decide
+from common.comparison.thresholds import Thresholds
+from common.comparison.verdict import VERDICTS, decide
 
 RNG = np.random.default_rng(8)
 

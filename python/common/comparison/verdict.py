@@ -7,8 +7,8 @@ shown to lie on its side of the bound by interval and sign-flip test together (s
 
 from dataclasses import dataclass, field
 
+from common.comparison.thresholds import Thresholds
 from common.statistics import TOLERANCE, PairedTest, lowest_rate_of_all_passed, mean_interval
-from common.thresholds import Thresholds
 
 ARMS = ("baseline", "optimized", "finetuned")
 USABLE_SCORE = 0.1

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from common.apparatus import check_apparatus
+from common.comparison.apparatus import check_apparatus
+from common.comparison.thresholds import Thresholds
+from common.comparison.verdict import ARMS, decide, paired_tests
 from common.data import Example, Loaded, Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Answer, Decoding, generate
@@ -14,8 +16,6 @@ from common.generation.answers import AnswerCache
 from common.generation.arms import Arm
 from common.scoring import Metric
 from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
-from common.thresholds import Thresholds
-from common.verdict import ARMS, decide, paired_tests
 
 MANY_CUT = 0.05  # of an arm's answers: worth a note
 

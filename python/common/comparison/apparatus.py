@@ -3,10 +3,10 @@
 import random
 from collections.abc import Callable, Sequence
 
+from common.comparison.thresholds import Thresholds
+from common.comparison.verdict import ARMS, decide
 from common.data import Example
 from common.scoring import Metric
-from common.thresholds import Thresholds
-from common.verdict import ARMS, decide
 
 GOLD_AT_LEAST = 0.9
 SHUFFLED_AT_MOST = 0.2

@@ -5,20 +5,22 @@ Everything that can be wrong with the options is found before a model is loaded 
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from common.comparison import Comparison, choose_demonstrations
-from common.data import Loaded, load_examples
+from common.comparison.comparing import Comparison, choose_demonstrations
+from common.comparison.thresholds import Thresholds
+from common.data import Loaded, load_examples, parse_columns
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
 from common.generation.answers import AnswerCache
 from common.generation.arms import open_arm
 from common.report.formats import arm_label
 from common.runs import read_json, run_folder
+from common.runs.choose import choose_run
 from common.scoring import load_metric
-from common.settings import ROOT
-from common.thresholds import Thresholds
+from common.settings import ROOT, EvaluationSettings
 
 ANSWERS_FILE = "answers.jsonl"
 
@@ -27,11 +29,11 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     """Return the comparison and the path of its report.json. Raises UserError (64 to 78) for what does not fit."""
     from common.checks import check_writable
 
+    manifest = _read_manifest(args)
+    _fill_in(args, manifest)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.seed, args.samples)
     thresholds = Thresholds(args.adopt_score, args.adopt_gain)
     metric = load_metric(args.metric)
-    manifest = _read_manifest(args)
-    _fill_in(args, manifest)
     output = Path(args.output)
     check_writable(str(output.parent))
     test, known = _load_data(args, manifest)
@@ -74,6 +76,10 @@ class Progress:
 
 def _read_manifest(args: argparse.Namespace) -> dict:
     """run.json of --run, or of the folder that --finetuned names; {} where there is none."""
+    if not args.run and (args.recipe or args.smoke):
+        args.run = (args.recipe or "ba-cpu") + ("-smoke" if args.smoke else "")
+    if not args.run and not args.baseline and not args.finetuned:
+        args.run = choose_run(None, "compare", lambda status: status["state"] == "completed")
     if args.run:
         path = run_folder(args.run) / "run.json"
         if not path.is_file():
@@ -96,6 +102,10 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
         args.dataset = args.dataset or manifest["data"].get("validation", {}).get("path")
         args.train = args.train or manifest["data"].get("train", {}).get("path")
     args.optimized = args.optimized or args.baseline
+    recipe = asdict(EvaluationSettings()) | manifest.get("settings", {}).get("evaluation", {})
+    for name in ("demonstrations", "max_new_tokens"):
+        if getattr(args, name) is None:
+            setattr(args, name, recipe[name])
     missing = [name for name in ("baseline", "finetuned", "dataset", "output") if not getattr(args, name)]
     problems = [
         Problem(f"--{name} is missing", next_step="name a finished run with --run, or give it") for name in missing
@@ -115,13 +125,14 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
 def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
     """The test items, and the splits the arms may have seen, the run's validation data among them."""
     paths = {"train": args.train, "validation": manifest.get("data", {}).get("validation", {}).get("path")}
-    test = load_examples(_locate(args.dataset))
+    rules = _data_rules(manifest)
+    test = load_examples(_locate(args.dataset), **rules)
     if any(not example.messages for example in test):
         raise UserError(
             Problem(f"{args.dataset}: rows of running text", "rows with a question and an answer"), ExitCode.DATA
         )
     known = {
-        name: load_examples(_locate(path))
+        name: load_examples(_locate(path), **rules)
         for name, path in paths.items()
         if path and _locate(path).resolve() != _locate(args.dataset).resolve()
     }
@@ -130,6 +141,16 @@ def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[s
             Problem(f"{args.dataset} is the training data", "held-out items no arm has seen"), ExitCode.DATA
         )
     return test, known
+
+
+def _data_rules(manifest: dict) -> dict:
+    """What the run accepted in its data, the comparison accepts too."""
+    settings = manifest.get("settings", {}).get("data", {})
+    names = ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets")
+    rules = {name: settings[name] for name in names if name in settings}
+    if settings.get("columns"):
+        rules["columns"] = parse_columns(settings["columns"])
+    return rules
 
 
 def _load_demonstrations(args: argparse.Namespace, known: dict[str, Loaded], metric) -> list:

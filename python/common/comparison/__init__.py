@@ -1,0 +1,8 @@
+"""Is the tuned model worth adopting? Arms are asked, answers scored, differences tested, a verdict given.
+
+setup       from a command's options to what is compared
+comparing   asking every arm the same, and scoring what it says
+verdict     the decision rule, with its thresholds
+apparatus   checks of the measuring itself
+history     how the verdict moved since the last comparison
+"""
