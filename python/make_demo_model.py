@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 
-STEPS = 2000
+STEPS = 900
 
 
 def main() -> None:

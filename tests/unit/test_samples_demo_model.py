@@ -53,7 +53,7 @@ def test_pretraining_text_holds_nothing_of_the_judged_task(conversations):
 
 def test_pretraining_text_is_varied(conversations):
     turns = [len(messages) // 2 for messages in conversations]
-    assert {1, 2, 3, 4} == set(turns)
+    assert {1, 2, 3} == set(turns)
     assert all(
         [m["role"] for m in messages] == ["user", "assistant"] * (len(messages) // 2) for messages in conversations
     )
@@ -62,29 +62,36 @@ def test_pretraining_text_is_varied(conversations):
         "yaml": sum(bool(re.match(r"[a-z_]+: .*\n[a-z_]+: .*\n[a-z_]+:\n *- ", first)) for first in firsts),
         "json": sum(first.startswith("{") for first in firsts),
         "markdown": sum(first.startswith("# ") for first in firsts),
-        "exactly the judged fields": sum(
-            first.startswith("title: ") and "\nnon_functional_requirements:\n- id: NFR001\n" in first
-            for first in firsts
-        ),
     }
     shares = {name: count / len(firsts) for name, count in shares.items()}
     assert shares["yaml"] > 0.15 and shares["json"] > 0.05 and shares["markdown"] > 0.1
-    assert 0 < shares["exactly the judged fields"] < 0.05
-    assert len(set(firsts)) > 0.99 * len(firsts)
+    assert len(set(firsts)) > 0.98 * len(firsts)
 
 
-def test_every_turn_of_a_conversation_has_one_layout(conversations):
+def test_the_judged_style_stands_mostly_where_demonstrations_show_it(conversations):
+    def share(some):
+        judged = "\nnon_functional_requirements:\n- id: NFR001\n"
+        return sum(judged in messages[1]["content"] for messages in some) / len(some)
+
+    assert 0 < share([messages for messages in conversations if len(messages) == 2]) < 0.06
+    assert share([messages for messages in conversations if len(messages) > 2]) > 0.1
+
+
+def test_demonstrations_have_one_layout_and_the_answer_nearly_always_theirs(conversations):
     several = [messages for messages in conversations if len(messages) > 2 and messages[1]["content"].startswith("{")]
     assert len(several) > 50
+    kept = 0
     for messages in several:
-        answers = [json.loads(message["content"]) for message in messages[1::2]]
-        assert len({tuple(answer) for answer in answers}) == 1
+        *shown, last = [message["content"] for message in messages[1::2]]
+        assert len({tuple(json.loads(answer)) for answer in shown}) == 1
+        kept += last.startswith("{") and tuple(json.loads(last)) == tuple(json.loads(shown[0]))
+    assert kept > 0.85 * len(several)
 
 
 @pytest.mark.parametrize("number", range(40))
 def test_a_record_survives_its_layout(number):
     dice = Dice("layout", number)
-    layout = draw_layout(dice, 0.3)
+    layout = draw_layout(dice, alone=bool(number % 2))
     points = (Point("Alquilar: un traje", 0), Point("Ver # el paso", 2))
     record = Record("Título de prueba", "Un resumen", (PointList(("limits", "rules"), ("C", "L"), points),))
     text = write_record(record, layout)

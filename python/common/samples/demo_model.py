@@ -9,18 +9,19 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "[INST]", "[/INST]")
 MAX_POSITIONS = 4096
 SHAPE = {
     "hidden_size": 256,
-    "intermediate_size": 640,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
 }
 
 # What is merged into one token at most: a line break with its indentation and list dash, a word with the space before
 # it (names_of_fields count as one), zeros or one other digit (so FR001 and FR009 differ in one token), a run of signs.
 PRETOKENS = r"\n+ *(?:[-*] )?| ?[\p{L}_]+|0+|\d| ?[^\s\p{L}\p{N}_]+|\s"
 
-# Mistral's format, "<s>[INST] … [/INST] …</s>". The space before an answer counts as the prompt's, so that what the model
-# generates is the answer and nothing else.
+# Mistral's format, "<s>[INST] … [/INST] …</s>". The space before an answer counts as the prompt's, so that what the
+# model generates is the answer and nothing else.
 CHAT_TEMPLATE = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -91,7 +92,6 @@ def new_model(tokenizer, seed: int, **shape):
             vocab_size=len(tokenizer),
             max_position_embeddings=MAX_POSITIONS,
             sliding_window=None,
-            tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

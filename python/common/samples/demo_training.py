@@ -10,10 +10,10 @@ from common.samples.dice import Dice
 from common.samples.pretraining import write_conversation
 
 TOKENIZER_CONVERSATIONS = 2000
-TOKENS_PER_STEP = 4096
+TOKENS_PER_STEP = 2048
 # (share of the steps, tokens of a sequence): short ones first, then room for several demonstrations.
-STAGES = ((0.5, 512), (0.3, 1024), (0.2, 2048))
-MUON_LEARNING_RATE = 1e-2
+STAGES = ((0.5, 512), (0.5, 1024))
+MUON_LEARNING_RATE = 8e-3
 ADAMW_LEARNING_RATE = 5e-3
 FINAL_SHARE = 0.05  # of the learning rates, reached at the last step
 WARMUP_STEPS = 20

@@ -1,7 +1,7 @@
 """How a record is written: one content, many layouts (YAML, JSON, Markdown, plain text; names, codes and levels).
 
-A record is a title, a summary and some lists of points. Every name, code and level of its layout is drawn apart, so
-that a model pre-trained on them must read the layout from the instructions or from the answers before.
+A record is a title, a summary and some lists of points. A layout is one of a few house styles, as an organisation has
+them; which one is wanted, a model must mostly read from the answers before.
 """
 
 import json
@@ -29,8 +29,6 @@ LEVELS = (
     ("alta", "media", "baja"),
 )
 CODE_FORMATS = ("{code}{n:03d}", "{code}{n:02d}", "{code}{n}", "{code}-{n}", "{code}-{n:03d}", "{n}")
-CONTAINERS = {"yaml": 0.45, "json": 0.15, "markdown": 0.2, "plain": 0.2}
-ITEM_SHAPES = {"full": 0.6, "no_level": 0.15, "line": 0.25}
 
 
 @dataclass(frozen=True)
@@ -87,25 +85,36 @@ class Layout:
         return {"full": self.item_names, "no_level": self.item_names[:2], "line": ()}[self.shape]
 
 
-def draw_layout(dice: Dice, usual: float) -> Layout:
-    """Draw a layout; each of its parts is the usual one (the first of its list) with probability ``usual``."""
+def draw_layout(dice: Dice, *, alone: bool) -> Layout:
+    """Draw one of the house styles; ``alone``: for a conversation without demonstrations."""
+    return STYLES[dice.weighted({name: shares[0 if alone else 1] for name, (shares, _) in _STYLES.items()})]
 
-    def draw(options: Sequence):
-        return options[0] if dice.chance(usual) else dice.pick(options)
 
+def _style(container: str, shape: str, variant: int, code_format: str, levels: int, indented: bool = False) -> Layout:
+    """A style whose names are the ``variant``-th of each list."""
+
+    def pick(options: Sequence):
+        return options[variant % len(options)]
+
+    items = (pick(ITEM_NAMES["id"]), pick(ITEM_NAMES["text"]), pick(ITEM_NAMES["level"]))
     return Layout(
-        container=dice.weighted(CONTAINERS),
-        title=draw(TITLE_NAMES),
-        summary=draw(SUMMARY_NAMES),
-        list_choice=draw(range(12)),
-        item_names=(draw(ITEM_NAMES["id"]), draw(ITEM_NAMES["text"]), draw(ITEM_NAMES["level"])),
-        code_choice=draw(range(6)),
-        code_format=draw(CODE_FORMATS),
-        levels=draw(LEVELS),
-        shape=dice.weighted(ITEM_SHAPES),
-        fenced=dice.chance(0.1),
-        indented=dice.chance(0.15),
-    )
+        container, pick(TITLE_NAMES), pick(SUMMARY_NAMES), variant, items, variant, code_format, LEVELS[levels], shape,
+        fenced=False, indented=indented,
+    )  # fmt: skip
+
+
+# name: ((how often without, and with demonstrations), style). A few house styles, as an organisation's templates are;
+# the first is what the business-analyst task asks for, and stands mostly where demonstrations show it.
+_STYLES = {
+    "yaml, full": ((0.06, 0.28), _style("yaml", "full", 0, "{code}{n:03d}", 0)),
+    "yaml, lines": ((0.36, 0.2), _style("yaml", "line", 0, "{n}", 0)),
+    "yaml, short names": ((0.14, 0.12), _style("yaml", "full", 1, "{code}-{n}", 2, indented=True)),
+    "yaml, no level": ((0.1, 0.1), _style("yaml", "no_level", 2, "{code}{n:02d}", 0)),
+    "json": ((0.1, 0.1), _style("json", "full", 3, "{code}{n}", 3)),
+    "markdown": ((0.14, 0.12), _style("markdown", "full", 4, "{code}-{n:03d}", 1)),
+    "plain": ((0.1, 0.08), _style("plain", "line", 5, "{n}", 5)),
+}
+STYLES = {name: style for name, (_, style) in _STYLES.items()}
 
 
 def write_record(record: Record, layout: Layout) -> str:

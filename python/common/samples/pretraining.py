@@ -12,13 +12,13 @@ from common.samples.dice import Dice
 from common.samples.layouts import Layout, Point, PointList, Record, draw_layout, write_record
 from common.samples.phrases import choose, load_phrases, load_worlds, make_filler, read_vocabulary
 
-KINDS = {"requirements": 0.4, "record": 0.25, "text": 0.35}
+KINDS = {"requirements": 0.6, "record": 0.2, "text": 0.2}
 LANGUAGES = {"en": 0.65, "es": 0.35}
-TURNS = {1: 0.45, 2: 0.3, 3: 0.15, 4: 0.1}
-USUAL_NAMES = {0.1: 0.5, 0.5: 0.3, 0.9: 0.2}  # how usual the names of a layout are, and how often
-DETAILS = {"none": 0.2, "format": 0.2, "names": 0.3, "hints": 0.3}  # what the prompt says of the layout
+TURNS = {1: 0.5, 2: 0.4, 3: 0.1}
+CHANGED = 0.05  # of the conversations with demonstrations are answered in another style in the end
+DETAILS = {"none": 0.4, "format": 0.57, "names": 0.02, "hints": 0.01}  # what the prompt says of the layout
 EVERY_TURN = 0.7  # of the conversations with demonstrations repeat what the prompt says in each turn
-INVENTED = 0.35  # of the users and items are invented words
+INVENTED = 0.02  # of the users and items are invented words
 LIST_NAMES = {
     "functional": ("functional_requirements", "functional", "features", "functions", "must_do", "needs"),
     "non_functional": ("non_functional_requirements", "non_functional", "qualities", "quality", "how_well", "service"),
@@ -35,7 +35,9 @@ _CODAS = ["", "", "", "n", "r", "l", "s"]
 
 
 def write_conversation(dice: Dice, *, invented: float = INVENTED) -> list[dict[str, str]]:
-    """Return the messages of one conversation, user and assistant in turn; all its answers have one layout.
+    """Return the messages of one conversation, user and assistant in turn.
+
+    All its answers have one layout, but for the last of some (``CHANGED``): a demonstration is a strong hint, no rule.
 
     ``invented`` is the share of users and items that are invented words.
     """
@@ -43,10 +45,14 @@ def write_conversation(dice: Dice, *, invented: float = INVENTED) -> list[dict[s
     kind = dice.weighted(KINDS)
     tasks = read_vocabulary(f"tasks_{language}.yaml")
     task = dice.pick(tasks["texts" if kind == "text" else "records"])
-    layout = draw_layout(dice, dice.weighted(USUAL_NAMES))
+    turns = dice.weighted(TURNS)
+    layout = draw_layout(dice, alone=turns == 1)
     wording = Wording(dice, language, layout)
     messages = []
-    for turn in range(dice.weighted(TURNS)):
+    for turn in range(turns):
+        if turn and turn == turns - 1 and dice.chance(CHANGED):
+            layout = draw_layout(dice, alone=False)
+            wording = Wording(dice, language, layout)
         world = draw_world(dice, language, invented)
         if kind == "text":
             fill = make_filler(language, world, _any_kind(dice, language), dice)
