@@ -177,7 +177,8 @@ def refused(done, code, *words):
 
 def test_mistakes_get_a_line_and_their_exit_code(runs, base, data, tmp_path):
     out = tmp_path / "report.json"
-    refused(compare(runs), 64, "--baseline is missing", "--finetuned is missing")
+    refused(compare(runs), 66, "there is none to compare")
+    refused(compare(runs, "--finetuned", base), 64, "--baseline is missing", "--dataset is missing")
     refused(compare(runs, "--run", "tiny", "--sample", 3), 64, "did you mean --samples?")
     refused(compare(runs, "--run", "tiny", "--samples", 3), 64, "greedy answers are all the same")
     refused(compare(runs, "--run", "tiny", "--adopt-gain", 5), 64, "a fraction")
