@@ -161,7 +161,7 @@ def test_packed_and_one_by_one_training_follow_the_same_curve(trainings):
         (["--recipe", "{tmp}/typo.yaml"], 78, "did you mean learning_rate?"),
         (["--base-model", "{tmp}/no-model"], 66, "no model folder"),
         (["--output", "/proc/recetario"], 73, "/proc"),
-        (["--lora-r", "0"], 78, "--lora-r is '0'"),
+        (["--lora-r", "0"], 78, "--lora-r is 0"),
         (["--run", "../x"], 64, "run name '../x' cannot be used"),
         (["--set", "training.packing=on", "--set", "data.max_length_tokens=16"], 65, "max_length"),
     ],
