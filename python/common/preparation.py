@@ -70,6 +70,7 @@ def open_run(job: Job):
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
         torch.set_num_threads(job.recipe.training.threads)
+        hardware.return_freed_memory()
         seed_everything(job.recipe.training.seed)
         yield run
 

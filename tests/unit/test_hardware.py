@@ -1,11 +1,17 @@
 """The choices of device, precision and threads, each with its reason. Run: pytest tests/unit/test_hardware.py"""
 
 import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from common import hardware
 from common.errors import ExitCode, UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_precision_follows_the_processor(monkeypatch):
@@ -60,3 +66,29 @@ def test_a_containers_memory_limit_is_respected(monkeypatch, tmp_path):
 
 def test_space_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert hardware.free_disk_gib(tmp_path / "a" / "b") == pytest.approx(hardware.free_disk_gib(tmp_path), rel=0.01)
+
+
+_FREE_BELOW_A_PIN = """
+import sys
+import numpy, psutil
+from common.hardware import return_freed_memory
+if sys.argv[1] == "with":
+    assert return_freed_memory()
+del (first := {0: numpy.ones(3 * 2**20)})[0]  # 24 MiB; from here on glibc takes such blocks from its own heap
+block = {0: numpy.ones(3 * 2**20)}
+pin = numpy.ones(2**12)
+before = psutil.Process().memory_info().rss
+del block[0]
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+def test_freed_tensors_go_back_to_the_system():
+    def freed(how):
+        command = [sys.executable, "-c", _FREE_BELOW_A_PIN, how]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return int(done.stdout)
+
+    assert freed("without") < 2**20 and freed("with") > 20 * 2**20
