@@ -4,6 +4,7 @@ The figures are estimates in GiB. Weights, adapter and optimizer follow from sha
 for the backward pass of a Mistral-like decoder layer, counted tensor by tensor and rounded up.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +69,12 @@ def count_lora_parameters(config: Mapping[str, Any], method: MethodSettings) -> 
 
 
 def estimate_training(
-    config: Mapping[str, Any], method: MethodSettings, precision: str, tokens: int, *, checkpointing: bool
+    config: Mapping[str, Any], method: MethodSettings, precision: str, tokens: int, *, checkpoint_every: int | None
 ) -> Footprint:
-    """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example)."""
+    """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example).
+
+    Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does.
+    """
     linear, other = count_weights(config)
     other_bytes = 4.0 if precision == "fp32" else 2.0
     weights = linear * _BYTES_PER_WEIGHT[precision] + other * other_bytes
@@ -80,7 +84,9 @@ def estimate_training(
     width = 4 if precision == "fp32" else 2
     fp32_copies = hidden * 4 * (2 + len(method.targets))  # norms, and the LoRA inputs that are cast to fp32
     per_layer = tokens * (8 * hidden * width + 4 * inner * width + fp32_copies)
-    activations = per_layer + layers * tokens * hidden * width if checkpointing else per_layer * layers
+    recomputed = math.ceil(layers / checkpoint_every) if checkpoint_every else 0
+    kept = layers - recomputed + (1 if recomputed else 0)  # one is there at a time while it is recomputed
+    activations = per_layer * kept + recomputed * tokens * hidden * width
     logits = tokens * config["vocab_size"] * (width + 3 * 4)  # the output, its fp32 copy, its softmax and gradient
     return Footprint(_RUNTIME_GIB, *(size / GIB for size in (weights, adapter, activations, logits)))
 

@@ -15,7 +15,8 @@ from common.runs import Run, check_available, run_folder, runs_dir
 from common.settings import ROOT, Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
-_COMFORT = 0.8  # an estimate above this share of the free memory is answered with activation checkpointing
+_COMFORT = 0.9  # an estimate above this share of the free memory is answered with activation checkpointing
+_CHECKPOINT_EVERY = (None, 8, 6, 4, 3, 2, 1)  # n-th layer, the quickest first
 
 
 def prepare(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
@@ -45,7 +46,7 @@ def check_job(job: Job) -> list[checks.Check]:
         outcomes += [
             checks.run_check("separation", lambda: _check_separation(job)),
             checks.run_check("packing", lambda: _choose_packing(job)),
-            checks.run_check("memory", lambda: _choose_checkpointing(job)),
+            checks.run_check("memory", lambda: _fit_memory(job)),
             checks.run_check("disk", lambda: _check_disk(job)),
         ]
     outcomes.append(checks.run_check("writable", lambda: checks.check_writable(recipe.output.folder)))
@@ -70,7 +71,6 @@ def open_run(job: Job):
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
         torch.set_num_threads(job.recipe.training.threads)
-        hardware.return_freed_memory()
         seed_everything(job.recipe.training.seed)
         yield run
 
@@ -169,32 +169,44 @@ def _choose_packing(job: Job) -> str:
     if training.packing == "off":
         return "off (asked for): one micro-batch after the other"
     training.packing = "off" if reason else "on"
-    return f"off: {reason}" if reason else f"on: up to {training.pack_tokens:,} tokens, common beginnings computed once"
+    return f"off: {reason}" if reason else "on: no padding, common beginnings computed once"
 
 
-def _choose_checkpointing(job: Job) -> str:
-    """Settle whether activations are recomputed: only when memory asks for it."""
+def _fit_memory(job: Job) -> str:
+    """Settle how few layers recompute their activations, and how long a pack may be, from the free memory.
+
+    Both are recorded with the run, so that a resumed one uses the same.
+    """
     training = job.recipe.training
-    available, _ = hardware.memory_gib()
     if training.activation_checkpointing == "auto":
-        fits = _estimate(job, checkpointing=False).total < _COMFORT * available
-        training.activation_checkpointing = "off" if fits else "on"
-    found = checks.check_memory(_estimate(job, checkpointing=training.activation_checkpointing == "on"))
-    return f"{found}; activation checkpointing {training.activation_checkpointing}"
+        available, _ = hardware.memory_gib()
+        ways = [(training.pack_tokens, every) for every in _CHECKPOINT_EVERY]
+        if training.packing == "on":
+            ways += [(tokens, 1) for tokens in (1024, 512) if tokens < training.pack_tokens]
+        fitting = (way for way in ways if _estimate(job, *way).total < _COMFORT * available)
+        training.pack_tokens, every = next(fitting, ways[-1])
+    else:
+        every = (training.checkpoint_every_n_layers or 1) if training.activation_checkpointing == "on" else None
+    training.activation_checkpointing = "on" if every else "off"
+    training.checkpoint_every_n_layers = every
+    found = checks.check_memory(_estimate(job, training.pack_tokens, every))
+    which = {None: "off", 1: "of all layers"}.get(every, f"of one layer in {every}")
+    packs = f"; packs of up to {training.pack_tokens:,} tokens" if training.packing == "on" else ""
+    return f"{found}; activation checkpointing {which}{packs}"
 
 
-def _estimate(job: Job, *, checkpointing: bool) -> footprint.Footprint:
+def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
     """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
     longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
     packed = recipe.training.packing == "on"
-    tokens = max(longest, recipe.training.pack_tokens) if packed else recipe.training.micro_batch * longest
+    tokens = max(longest, pack_tokens) if packed else recipe.training.micro_batch * longest
     return footprint.estimate_training(
         models.read_config(job.model_folder),
         recipe.method,
         recipe.model.precision,
         tokens,
-        checkpointing=checkpointing,
+        checkpoint_every=checkpoint_every,
     )
 
 

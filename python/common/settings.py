@@ -74,6 +74,7 @@ class TrainingSettings:
     activation_checkpointing: Literal["auto", "on", "off"] = setting(
         "recompute activations in the backward pass to save memory", "auto"
     )
+    checkpoint_every_n_layers: int | None = setting("of the layers, recompute each n-th only", low=1)
     packing: Literal["auto", "on", "off"] = setting(
         "examples of a step laid end to end, their common beginning computed once; off: one by one", "auto"
     )

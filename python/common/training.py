@@ -15,7 +15,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, packed_model
+from common import checkpoints, hardware, packed_model
 from common.errors import StoppedRun
 from common.jobs import Job
 from common.methods import save_adapter
@@ -61,6 +61,7 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
 
 def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = ()) -> "RecipeTrainer":
     """Return a trainer for the job's examples, with ``model`` made ready for packs if the recipe packs."""
+    hardware.return_freed_memory()
     if job.recipe.training.packing == "on":
         packed_model.enable_packs(model)
     trainer = RecipeTrainer(
@@ -212,7 +213,10 @@ def _training_arguments(recipe: Recipe, output: Path, report_to: Sequence[str]) 
         data_seed=numbers.seed,
         use_cpu=numbers.device == "cpu",
         activation_checkpointing=numbers.activation_checkpointing == "on",
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing_kwargs={
+            "use_reentrant": False,
+            "every_n_layers": numbers.checkpoint_every_n_layers or 1,
+        },
         logging_steps=numbers.log_every_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,

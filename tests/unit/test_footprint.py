@@ -15,8 +15,8 @@ MISTRAL_7B = {
 }
 
 
-def estimate(precision="bf16", tokens=2048, checkpointing=True):
-    return footprint.estimate_training(MISTRAL_7B, MethodSettings(), precision, tokens, checkpointing=checkpointing)
+def estimate(precision="bf16", tokens=2048, every=1):
+    return footprint.estimate_training(MISTRAL_7B, MethodSettings(), precision, tokens, checkpoint_every=every)
 
 
 def test_the_count_of_weights_is_exact():
@@ -34,6 +34,7 @@ def test_weights_by_precision():
 
 
 def test_what_saves_memory_is_seen_to_save_it():
-    assert estimate(checkpointing=True).activations < estimate(checkpointing=False).activations / 5
+    assert estimate(every=1).activations < estimate(every=None).activations / 5
+    assert estimate(every=1).total < estimate(every=2).total < estimate(every=4).total < estimate(every=None).total
     assert estimate(tokens=512).total < estimate(tokens=2048).total
     assert estimate("nf4").total < estimate("bf16").total < estimate("fp32").total
