@@ -83,7 +83,7 @@ def parse_options():
     add("--allow-empty", action="store_true", help="let empty answers pass")
     add("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")
     add("--allow-secrets", action="store_true", help="let what looks like keys and tokens pass")
-    add("--allow-leak", action="store_true", help="let splits share 13-word sequences; the card says how many do")
+    add("--allow-leak", action="store_true", help="let splits share rows or passages of 13 words; the card counts them")
     add("--workers", type=int, metavar="N", help="processes (default: one a CPU for large files; 0: this one only)")
     add("--force", action="store_true", help="replace what is there")
     return parser.parse_args()

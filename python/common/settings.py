@@ -40,7 +40,7 @@ class DataSettings:
     loss_on: Literal["assistant", "all"] = setting("which tokens are trained", "assistant")
     allow_empty: bool = setting("accept rows with an empty answer or question", False)
     allow_duplicates: bool = setting("accept a file in which many rows stand twice", False)
-    allow_leak: bool = setting("accept validation examples that are in the training data too", False)
+    allow_leak: bool = setting("accept validation rows, or passages of 13 words, that are in the training data", False)
     allow_secrets: bool = setting("accept rows that hold what looks like a key or token", False)
 
 

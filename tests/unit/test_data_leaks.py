@@ -5,6 +5,7 @@ pytest tests/unit/test_data_leaks.py
 
 import random
 import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from common.data.duplicates import find_duplicates
 from common.data.examples import Example, Message
 from common.data.fingerprints import _UNSPACED, _WORDS, fingerprint, normalise
 from common.data.leaks import check_leaks, find_leaks, summarise
-from common.data.ngrams import WORDS, hash_ngrams
+from common.data.ngrams import PHRASE_WORDS, WORDS, hash_ngrams
 from common.data.splits import check_sizes, split_of, split_shares
 from common.errors import UserError
 
@@ -108,9 +109,8 @@ def passage(rng: random.Random, length: int) -> str:
 
 
 def leaks_between(train: list[Example], validation: list[Example]):
-    prints, ngrams = summarise(train + validation)
     placed = np.array([0] * len(train) + [1] * len(validation))
-    return find_leaks(placed, ["train", "validation"], prints, ngrams)
+    return find_leaks(placed, ["train", "validation"], summarise(train + validation, placed == 0))
 
 
 def test_each_kind_of_leak_is_found_once_with_its_row():
@@ -123,13 +123,19 @@ def test_each_kind_of_leak_is_found_once_with_its_row():
         example(train[4].prompt.upper(), train[4].completion + " !"),
         example(train[5].prompt, passage(rng, 60)),
         example(passage(rng, 5), " ".join([*copied[:40], passage(rng, 10)])),
-        example(passage(rng, 20), " ".join([passage(rng, 80), *copied[:14]])),
+        example(passage(rng, 20), " ".join([passage(rng, 80), *copied[:13]])),
+        example(passage(rng, 20), " ".join([passage(rng, 80), *copied[:12], passage(rng, 80), *copied[12:24]])),
     ]
     report = leaks_between(train, validation)
-    found = {(leak.kind, leak.row - 50, leak.other_row) for leak in report.leaks}
-    assert found == {("exact", 1, 3), ("normalised", 2, 4), ("prompt", 3, 5), ("13-gram", 4, 7)}
-    assert report.faint == 1, "14 copied words among 94 are told, not refused"
-    assert report.counts() == {"exact": 1, "normalised": 1, "prompt": 1, "13-gram": 1, "faint_13-gram": 1}
+    found = {(leak.kind, leak.row - 50, leak.other_row, leak.words) for leak in report.leaks}
+    assert found == {
+        ("exact", 1, 3, 0),
+        ("normalised", 2, 4, 0),
+        ("prompt", 3, 5, 0),
+        ("13-gram", 4, 7, 40),
+        ("13-gram", 5, 7, 13),
+    }, "13 copied words among 93 are a leak, twice 12 are none"
+    assert report.counts() == {"exact": 1, "normalised": 1, "prompt": 1, "13-gram": 2, "faint_13-gram": 0}
 
 
 def test_fixed_instructions_are_no_leak():
@@ -143,42 +149,86 @@ def test_fixed_instructions_are_no_leak():
     assert [(leak.kind, leak.other_row) for leak in leaks_between(train, validation).leaks] == [("13-gram", 9)]
 
 
+def test_field_names_do_not_count_as_copied_words():
+    rng = random.Random(8)
+
+    def form(*values: str) -> str:
+        return "".join(f"- id: R{n:03d}\n  description: {value}\n  priority: High\n" for n, value in enumerate(values))
+
+    train = [example(passage(rng, 9), form(*(passage(rng, 12) for _ in range(3)))) for _ in range(30)]
+    value = train[4].completion.split("description: ")[2].split("\n")[0]
+    report = leaks_between(train, [example(passage(rng, 9), form(passage(rng, 12), value, passage(rng, 12)))])
+    assert (report.leaks, report.faint) == ([], 1), "12 words of a value, and field names around them"
+    train.append(example(passage(rng, 9), form(passage(rng, 12), f"{value} {passage(rng, 1)}")))
+    report = leaks_between(train, [example(passage(rng, 9), train[-1].completion)])
+    assert [(leak.other_row, leak.words) for leak in report.leaks] == [(30, 30)], "12 + 13, and 5 at the ends"
+
+
+def test_instructions_are_known_from_all_earlier_splits():
+    """Two validation rows are too few to tell the instructions from a copied passage; the training rows tell."""
+    rng = random.Random(9)
+    rules = passage(rng, 60)
+    splits = [[example(f"{rules} {passage(rng, 8)}", passage(rng, 30)) for _ in range(n)] for n in (20, 2, 2)]
+    check_leaks(dict(zip(("train", "validation", "test"), splits, strict=True)))
+
+
+def test_common_is_a_share_of_the_rows_within_bounds():
+    assert [overlaps.common_from(rows) for rows in (2, 300, 301, 5000, 10**6)] == [3, 3, 4, 50, 100]
+
+
 def test_a_prompt_that_everybody_asks_is_no_leak():
     rng = random.Random(4)
     train = [example("Write a poem.", passage(rng, 30)) for _ in range(20)]
     assert leaks_between(train, [example("Write a poem.", passage(rng, 30))]).leaks == []
 
 
-def test_shared_share_is_what_counting_gives(monkeypatch):
+@pytest.mark.parametrize("stride", [1, 3])
+def test_copied_words_are_what_counting_gives(monkeypatch, stride):
     monkeypatch.setattr(overlaps, "_CHUNK", 37)  # so that many chunks meet
     monkeypatch.setattr(overlaps, "_QUESTIONED", 53)
+    monkeypatch.setattr(overlaps, "COMMON_SHARE", 0.2)
+    monkeypatch.setattr("common.data.leaks.sampling_stride", lambda text_bytes: stride)
     rng = random.Random(5)
-    vocabulary = [f"v{i}" for i in range(3)]
+    pool = [passage(rng, 3) for _ in range(12)]
+    passages = [" ".join(rng.choice(pool) for _ in range(4)) for _ in range(25)]
 
     def text() -> str:
-        return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(5, 40)))
+        sources = (rng.choice((pool, passages, [passage(rng, 4)])) for _ in range(rng.randint(2, 9)))
+        return " ".join(map(rng.choice, sources))
 
-    examples = [example(text(), text()) for _ in range(60)]
-    _, ngrams = summarise(examples)
-    reference, questioned = np.arange(60) < 40, np.arange(60) >= 40
-    share, witness = overlaps.shared_share(ngrams, reference, questioned)
+    examples = [Example(text=text()) for _ in range(60)]
+    at = np.arange(60)
+    contents = summarise(examples, at < 40)
+    own, witness = overlaps.copied_words(contents.ngrams, contents.phrases, at < 40, at < 40, at >= 40)
 
-    def grams(row: int) -> list[list[tuple]]:
-        texts = [message.content.split() for message in examples[row].messages]
-        return [[tuple(t[i : i + WORDS]) for i in range(len(t) - WORDS + 1)] for t in texts]
+    def grams(row: int, size: int) -> list[tuple]:
+        words = examples[row].text.split()
+        return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
 
-    known = [{gram for text in grams(row) for gram in text} for row in range(40)]
+    def rows_with(size: int, rows) -> Counter:
+        return Counter(gram for row in rows for gram in set(grams(row, size)))
+
+    speaking = [row for row in range(40) if overlaps.is_sampled(np.array([row]), stride)[0]]
+    assert len(speaking) == (40 if stride == 1 else 11)
+    ngrams, phrases = rows_with(WORDS, range(40)), rows_with(PHRASE_WORDS, speaking)
+    limit = 8  # a fifth of 40
+    phrase_limit = max(3, -(-limit * len(speaking) // 40))
+    leaks = 0
     for row in range(40, 60):
-        kept = [
-            gram
-            for text in grams(row)
-            for at, gram in enumerate(text)
-            if not any(sum(other in rows for rows in known) >= 3 for other in text[max(0, at - WORDS + 1) : at + WORDS])
-        ]
-        hits = [gram for gram in kept if any(gram in rows for rows in known)]
-        assert share[row] == pytest.approx(len(hits) / max(1, len(kept)))
-        if hits:
-            assert known[witness[row]] & set(hits)
+        most, shares, passage_words = 0, False, set()
+        starts = [i for i, phrase in enumerate(grams(row, PHRASE_WORDS)) if phrases[phrase] >= phrase_limit]
+        common = {i + k for i in starts for k in range(PHRASE_WORDS)}
+        for i, gram in enumerate(grams(row, WORDS)):
+            if 0 < ngrams[gram] < limit:
+                shares = True
+                passage_words |= set(range(i, i + WORDS))
+                most = max(most, len(passage_words - common))
+            else:
+                passage_words = set()
+        assert own[row] == most
+        assert (witness[row] >= 0) == shares
+        leaks += most >= WORDS
+    assert 0 < leaks < 20, "the data has both kinds of rows"
 
 
 def test_three_splits_are_compared_pairwise():

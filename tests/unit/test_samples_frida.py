@@ -51,11 +51,13 @@ def test_the_files_load_and_any_split_of_them_leaks_nothing(tmp_path, seed):
     loaded = [load_examples(tmp_path / f"{name}.jsonl") for name in SHA256]
     assert [part.shape for part in loaded] == ["question/answer", "question/answer", "messages"]
     assert [part.notes for part in loaded] == [[], [], []]
-    fingerprints, ngrams = summarise([example for part in loaded for example in part.examples])
-    assert len(np.unique(fingerprints[:, 2])) == len(fingerprints)  # nothing is asked twice
+    examples = [example for part in loaded for example in part.examples]
+    contents = summarise(examples, np.ones(len(examples), bool))
+    prompts = contents.fingerprints[:, 2]
+    assert len(np.unique(prompts)) == len(prompts)  # nothing is asked twice
     for split_seed in range(4):
-        splits = [SPLITS.index(split_of(int(prompt), split_shares(0.8), split_seed)) for prompt in fingerprints[:, 2]]
-        assert find_leaks(np.array(splits), SPLITS, fingerprints, ngrams).leaks == []
+        splits = [SPLITS.index(split_of(int(prompt), split_shares(0.8), split_seed)) for prompt in prompts]
+        assert find_leaks(np.array(splits), SPLITS, contents).leaks == []
 
 
 def test_no_pattern_is_left_and_articles_are_drawn_together(files):

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from common.chat.worker import Job, Part
 from common.data.checking import RowChecker
 from common.data.duplicates import check_duplicates, find_duplicates
 from common.data.files import DataFile
-from common.data.leaks import LeakReport, find_leaks, raise_leaks
+from common.data.leaks import Contents, LeakReport, find_leaks, raise_leaks
 from common.data.loading import file_notes, finish_check, first_row
 from common.data.meter import meter
-from common.data.overlaps import HashFile, NgramStore
+from common.data.overlaps import HashFile, NgramStore, sampling_stride
 from common.data.rows import BLOCK_BYTES, iter_blocks
 from common.data.splits import check_sizes
 from common.errors import ExitCode, Problem, UserError
@@ -64,6 +64,7 @@ def process_file(
     """
     if workers is None:
         workers = 0 if file.size_bytes < SMALL_BYTES else usable_cores().value
+    job = replace(job, phrase_stride=sampling_stride(file.size_bytes))
     sink = _Sink(job, folder)
     checker, report = RowChecker(file.name, job.rules), LengthReport()
     with sink, meter(f"reading {file.name}", file.size_bytes) as advance:
@@ -116,7 +117,11 @@ class _Sink:
     def __init__(self, job: Job, folder: Path):
         self.job, self.folder, self.names = job, Path(folder), list(job.shares)
         self.small: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("numbers", "splits", "fingerprints", "kept", "lengths", "texts", "ngram_lengths")
+            name: []
+            for name in (
+                *("numbers", "splits", "fingerprints", "kept", "lengths"),
+                *("texts", "ngram_lengths", "phrase_lengths"),
+            )
         }
         self.files: dict[str, object] = {}
         self._writes_tokens = job.tokenizer is not None and job.write_tokens
@@ -124,6 +129,7 @@ class _Sink:
     def __enter__(self):
         if len(self.names) > 1:
             self._open("ngrams", self.folder / "ngrams.u64")
+            self._open("phrases", self.folder / "phrases.u64")
         for name in self.names:
             if self._writes_tokens:
                 (self.folder / name).mkdir()
@@ -142,6 +148,7 @@ class _Sink:
                 kept.append(array)
         if part.ngrams is not None:
             part.ngrams.tofile(self.files["ngrams"])
+            part.phrases.tofile(self.files["phrases"])
         split_of_kept = part.splits[part.kept]
         for index, name in enumerate(self.names):
             if self._writes_tokens and part.tokens is not None:
@@ -174,11 +181,17 @@ class _Sink:
     def _check_leaks(self, splits, kept, prints, source_of, allow_leak: bool) -> LeakReport | None:
         if len(self.names) < 2:
             return None
-        hashes = HashFile(self.folder / "ngrams.u64")
+        ngrams, phrases = HashFile(self.folder / "ngrams.u64"), HashFile(self.folder / "phrases.u64")
         rows = np.repeat(np.arange(len(splits)), self._all("texts"))
         placed = np.where(kept, splits.astype(np.int64), -1)  # a row that was left out leaks nothing
-        report = find_leaks(placed, self.names, prints, NgramStore(hashes, self._all("ngram_lengths"), rows))
-        hashes.path.unlink()
+        contents = Contents(
+            prints,
+            NgramStore(ngrams, self._all("ngram_lengths"), rows),
+            NgramStore(phrases, self._all("phrase_lengths"), rows),
+        )
+        report = find_leaks(placed, self.names, contents)
+        for hashes in (ngrams, phrases):
+            hashes.path.unlink()
         raise_leaks(report, source_of, allow_leak)
         return report
 

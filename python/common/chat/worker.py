@@ -12,7 +12,8 @@ from common.chat.lengths import LengthPolicy, LengthReport
 from common.data.checking import RowChecker, Rules
 from common.data.examples import Example
 from common.data.fingerprints import fingerprint
-from common.data.ngrams import hash_ngrams
+from common.data.leaks import hash_texts
+from common.data.overlaps import is_sampled
 from common.data.rows import Block, rows_of
 from common.data.splits import split_of
 from common.errors import ExitCode, Problem, UserError
@@ -32,6 +33,7 @@ class Job:
     seed: int = 0
     write_rows: bool = False
     write_tokens: bool = True
+    phrase_stride: int = 1  # one training row in so many gives its phrases, for the leak check
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Part:
     lengths: np.ndarray = None
     ngrams: np.ndarray = None
     ngram_lengths: np.ndarray = None  # of each text
+    phrases: np.ndarray = None
+    phrase_lengths: np.ndarray = None  # of each text
     texts: np.ndarray = None  # texts of each row
     lines: list[bytes] = field(default_factory=list)
     error: tuple[list[Problem], ExitCode] | None = None
@@ -80,20 +84,19 @@ class Worker:
         return part
 
     def _summarise(self, part: Part, examples: list[Example]) -> None:
-        prints, words, texts = [], [], []
+        prints, words = [], []
         for example in examples:
             hashes, normalised = fingerprint(example)
             prints.append(hashes)
-            words += normalised
-            texts.append(len(normalised))
+            words.append(normalised)
         names = list(self.job.shares)
         split_names = (split_of(each.prompt, self.job.shares, self.job.seed) for each in prints)
         part.splits = np.fromiter(map(names.index, split_names), np.uint8, len(prints))
         part.fingerprints = np.array(prints, np.uint64).reshape(-1, 3)
-        part.texts = np.array(texts, np.int64)
         if len(names) > 1:
-            part.ngrams, lengths = hash_ngrams(words) if words else (np.empty(0, np.uint64), np.empty(0))
-            part.ngram_lengths = lengths.astype(np.uint32)
+            speaks = (part.splits > 0) | is_sampled(part.numbers, self.job.phrase_stride)
+            part.ngrams, lengths, part.phrases, phrase_lengths, part.texts = hash_texts(words, speaks)
+            part.ngram_lengths, part.phrase_lengths = lengths.astype(np.uint32), phrase_lengths.astype(np.uint32)
 
     def _encode(self, part: Part, examples: list[Example]) -> None:
         part.kept = np.ones(len(examples), bool)

@@ -1,10 +1,11 @@
-"""Hashes of all 13-word sequences of many texts at once, a few nanoseconds a byte."""
+"""Hashes of all sequences of so many words of many texts at once, a few nanoseconds a byte."""
 
 from functools import cache
 
 import numpy as np
 
 WORDS = 13  # as in Brown et al. 2020 (GPT-3), appendix C
+PHRASE_WORDS = 5
 _BASE = 0x9E3779B97F4A7C15 | 1
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _SPACE, _END = 32, 10
@@ -31,7 +32,7 @@ def hash_ngrams(texts: list[bytes], words: int = WORDS) -> tuple[np.ndarray, np.
     prefix = np.zeros(len(data) + 1, np.uint64)
     np.cumsum(data * power[: len(data)], out=prefix[1:])
     hashes = (prefix[last] - prefix[first]) * inverse[first]
-    return _mix(hashes), np.bincount(text_of[whole], minlength=len(texts))
+    return mix(hashes), np.bincount(text_of[whole], minlength=len(texts))
 
 
 @cache
@@ -43,7 +44,8 @@ def _powers(length: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spread uint64 values evenly (splitmix64's finaliser), in place."""
     values ^= values >> np.uint64(30)
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(27)

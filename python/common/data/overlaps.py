@@ -1,4 +1,9 @@
-"""Which rows of one set share 13-word sequences with another set, for sets of any size, in bounded memory."""
+"""Which rows of one set repeat passages of another set, for sets of any size, in bounded memory.
+
+The rule: words are copied where 13-word sequences of a row occur in the other set, and a passage counts when 13 of its
+words or more are its own. Not its own are the words of phrases (5 words) that many rows hold: instructions, names
+of fields, figures of speech.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.ngrams import WORDS
+from common.data.ngrams import PHRASE_WORDS, WORDS, mix
 
-_CHUNK = 2000000  # n-grams of the reference looked at together
+_CHUNK = 2_000_000  # n-grams of the reference looked at together
 _QUESTIONED = 8_000_000  # of the questioned rows; for each such chunk the whole reference is read once
 _FILTER_BITS = 28  # a bitmap of at most 32 MB turns most lookups into one memory access
-# A sequence in this many rows is a phrase of the trade or a fixed instruction, not a copy.
-BOILERPLATE_ROWS = 3
-BOILERPLATE_SHARE = 0.005
+_SAMPLE_BYTES = 32 << 20  # of the reference's text, whose phrases stand for those of the whole
+# What so many rows hold is common to all: this share of them, but so many rows at least and at most.
+COMMON_SHARE = 0.01
+COMMON_ROWS = (3, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,11 @@ class NgramStore:
     lengths: np.ndarray
     rows: np.ndarray
 
-    def chunks(self, wanted_rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (hashes, n-grams of each text, index of each text) of the rows where ``wanted_rows`` (bool) is true.
+    def chunks(self, wanted: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (hashes, n-grams of each text, index of each text) of the texts where ``wanted`` (bool) is true.
 
         A chunk is made of whole texts and holds about ``size`` n-grams.
         """
-        wanted = wanted_rows[self.rows]
         ends = np.cumsum(self.lengths, dtype=np.int64)
         wanted_ends = np.cumsum(np.where(wanted, self.lengths, 0), dtype=np.int64)
         start = 0
@@ -51,7 +56,7 @@ class NgramStore:
             by_wanted = np.searchsorted(wanted_ends, done + size, "right")
             by_read = np.searchsorted(ends, base + 4 * size, "right")
             stop = max(start + 1, int(min(by_wanted, by_read)))
-            here, lengths = wanted[start:stop], self.lengths[start:stop]
+            here, lengths = wanted[start:stop], self.lengths[start:stop].astype(np.int64)
             hashes = self.hashes[base : ends[stop - 1]]
             if not here.all():
                 hashes = hashes[np.repeat(here, lengths)]
@@ -60,26 +65,67 @@ class NgramStore:
             start = stop
 
 
-def shared_share(store: NgramStore, reference: np.ndarray, questioned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each questioned row occurs in the reference rows. Both are bool [rows].
-
-    Returns (share of the row's n-grams found float32 [rows], a reference row that has one of them int64 [rows] or -1).
-    Words inside boilerplate (sequences found in many reference rows) are left out of the reckoning.
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """Where texts share 13-word sequences with other rows: the text, its words from ``first`` to before ``end``, and a
+    row that has the first such sequence. Arrays of one length, in the order of the texts.
     """
-    limit = max(BOILERPLATE_ROWS, int(np.ceil(BOILERPLATE_SHARE * reference.sum())))
-    rows = len(questioned)
-    total, shared = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    witness = np.full(rows, -1, np.int64)
-    for hashes, lengths, texts in store.chunks(questioned, _QUESTIONED):
-        counts, example = _occurrences(store, reference, hashes, limit)
-        text_of = np.repeat(texts, lengths)
-        counted = ~_near_boilerplate(counts >= limit, text_of)
-        found = counted & (counts > 0)
-        row_of = store.rows[text_of]
-        total += np.bincount(row_of[counted], minlength=rows)
-        shared += np.bincount(row_of[found], minlength=rows)
-        witness[row_of[found]] = example[found]
-    return (shared / np.maximum(total, 1)).astype(np.float32), witness
+
+    text: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+    other_row: np.ndarray
+
+
+def common_from(rows: int) -> int:
+    """In how many of ``rows`` rows a sequence of words must be to be nobody's own."""
+    least, most = COMMON_ROWS
+    return max(least, min(most, int(np.ceil(COMMON_SHARE * rows))))
+
+
+def sampling_stride(text_bytes: int) -> int:
+    """One in how many rows speaks for the phrases of a text of this size."""
+    return max(1, text_bytes // _SAMPLE_BYTES)
+
+
+def is_sampled(numbers: np.ndarray, stride: int) -> np.ndarray:
+    """Which rows, by their numbers, are the one in ``stride``."""
+    return mix(numbers.astype(np.uint64)) % np.uint64(stride) == 0
+
+
+def copied_words(
+    ngrams: NgramStore, phrases: NgramStore, known: np.ndarray, reference: np.ndarray, questioned: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many own words the longest passage has that a questioned row shares with the reference rows.
+
+    ``phrases`` holds the 5-word sequences of the same texts as ``ngrams``: all of the questioned rows, and of so many
+    ``known`` rows (the reference rows among them) as speak for the rest; which are common is seen from those. All
+    three are bool [rows]. Returns (own words int64 [rows], a reference row that has the passage int64 [rows] or -1
+    where no 13-word sequence is shared).
+    """
+    own, witness = np.zeros(len(questioned), np.int64), np.full(len(questioned), -1, np.int64)
+    speaks = np.zeros(len(questioned), bool)
+    speaks[phrases.rows[phrases.lengths > 0]] = True
+    speaks &= known
+    limit = common_from(known.sum())
+    phrase_limit = max(COMMON_ROWS[0], int(np.ceil(limit * speaks.sum() / max(1, known.sum()))))
+    for hashes, lengths, texts in ngrams.chunks(questioned[ngrams.rows], _QUESTIONED):
+        counts, example = _occurrences(ngrams, reference, hashes, limit)
+        passages = _find_passages((counts > 0) & (counts < limit), example, lengths, texts)
+        concerned = np.zeros(len(ngrams.rows), bool)
+        concerned[passages.text] = True
+        for phrase_hashes, phrase_lengths, phrase_texts in phrases.chunks(concerned, _QUESTIONED):
+            is_common = _occurrences(phrases, speaks, phrase_hashes, phrase_limit)[0] >= phrase_limit
+            own_before, first_words = _own_words_before(is_common, phrase_lengths)
+            here = slice(*np.searchsorted(passages.text, (phrase_texts[0], phrase_texts[-1] + 1)))
+            begin = first_words[np.searchsorted(phrase_texts, passages.text[here])]
+            words = own_before[begin + passages.end[here]] - own_before[begin + passages.first[here]]
+            order = np.argsort(words, kind="stable")  # of several passages of a row, the longest is written last
+            rows = ngrams.rows[passages.text[here]][order]
+            better = words[order] >= own[rows]
+            own[rows[better]] = words[order][better]
+            witness[rows[better]] = passages.other_row[here][order][better]
+    return own, witness
 
 
 def _occurrences(
@@ -90,7 +136,7 @@ def _occurrences(
     counts = np.zeros(len(unique), np.int64)
     example = np.full(len(unique), -1, np.int64)
     present = _Bitmap(unique)
-    for other, lengths, texts in store.chunks(reference, _CHUNK):
+    for other, lengths, texts in store.chunks(reference[store.rows], _CHUNK):
         maybe = np.flatnonzero(present.may_hold(other))
         candidates = other[maybe]
         place = np.minimum(np.searchsorted(unique, candidates), len(unique) - 1)
@@ -123,11 +169,27 @@ class _Bitmap:
         return np.uint8(1) << (slots & np.uint64(7)).astype(np.uint8)
 
 
-def _near_boilerplate(boilerplate: np.ndarray, text_of: np.ndarray) -> np.ndarray:
-    """True for n-grams that share a word with a boilerplate n-gram of the same text."""
-    near = boilerplate.copy()
-    for step in range(1, WORDS):
-        same_text = text_of[step:] == text_of[:-step]
-        near[step:] |= boilerplate[:-step] & same_text
-        near[:-step] |= boilerplate[step:] & same_text
-    return near
+def _find_passages(shared: np.ndarray, example: np.ndarray, lengths: np.ndarray, texts: np.ndarray) -> Passages:
+    """Join shared n-grams (bool, text after text) that follow one another within a text."""
+    first_of_text = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    position = np.arange(len(shared)) - first_of_text
+    text_of = np.repeat(texts, lengths)
+    follows = np.zeros(len(shared) + 1, bool)
+    follows[1:-1] = shared[1:] & shared[:-1] & (text_of[1:] == text_of[:-1])
+    starts = np.flatnonzero(shared & ~follows[:-1])
+    ends = np.flatnonzero(shared & ~follows[1:])
+    return Passages(text_of[starts], position[starts], position[ends] + WORDS, example[starts])
+
+
+def _own_words_before(is_common: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From which phrases (text after text, ``lengths`` in each) are common: (how many own words stand before each word
+    of all texts [words + 1], where each text's first word is [texts]).
+    """
+    words = np.where(lengths > 0, lengths + PHRASE_WORDS - 1, 0)
+    first_words = np.cumsum(words) - words
+    first_phrases = np.cumsum(lengths) - lengths
+    starts = np.arange(len(is_common)) + np.repeat(first_words - first_phrases, lengths)
+    is_own = np.ones(int(words.sum()), bool)
+    for step in range(PHRASE_WORDS):
+        is_own[starts[is_common] + step] = False
+    return np.concatenate(([0], np.cumsum(is_own))), first_words

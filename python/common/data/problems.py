@@ -44,6 +44,12 @@ class ProblemList:
         return UserError(problems, exit_code)
 
 
+def option_for(setting: str, value: str = "") -> str:
+    """How a person sets ``setting`` of the data group: in a data command, and in a training. A switch has no value."""
+    option = f"--{setting.replace('_', '-')}"
+    return f"{option} {value}".rstrip() + f" (when training: --set data.{setting}={value or 'true'})"
+
+
 def printable(text: str, limit: int = 400) -> str:
     """``text`` from a file, fit for a terminal: what is not visible is written as an escape, and it is not endless."""
     if len(text) > limit:
