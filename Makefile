@@ -27,7 +27,7 @@ demo-model: ## build the demo recipe's model anew, from nothing
 	@scripts/call.sh make_demo_model -- --output recipes/demo/model --seed 42 --force
 
 ##@ Train
-train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SMOKE=1)
+train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SET=group.key=value SMOKE=1)
 	@scripts/train.sh
 train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 	@scripts/train.sh --default-recipe ba-cpu

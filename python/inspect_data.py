@@ -62,7 +62,7 @@ def parse_options():
     parser.add_argument("--allow-empty", action="store_true", help="let empty answers pass")
     parser.add_argument("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")
     parser.add_argument("--allow-secrets", action="store_true", help="let what looks like keys and tokens pass")
-    parser.add_argument("--allow-leak", action="store_true", help="let files share rows or passages of 13 words, and count them")
+    parser.add_argument("--allow-leak", action="store_true", help="let files share rows or passages of 13 words")
     parser.add_argument("--plain", action="store_true", help="no colours, for logs")
     return parser.parse_args()
 

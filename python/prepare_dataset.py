@@ -78,7 +78,13 @@ def parse_options():
     add("--validation_size", "--validation-size", type=float, metavar="SHARE", help="default: half of the rest")
     add("--seed", type=int, default=42, help="another seed, other splits")
     add("--columns", nargs="+", metavar="NAME=COLUMN", help="such as prompt=Question completion=Answer")
-    add("--on-overlong", "--on_overlong", choices=("error", "drop"), default="error", help="examples over the limit")
+    add(
+        "--on-overlong",
+        "--on_overlong",
+        choices=("error", "drop", "truncate-prompt"),
+        default="error",
+        help="examples over the limit: refuse, leave out, or take from the beginning of the prompt (never the answer)",
+    )
     add("--on-bad-row", "--on_bad_row", choices=("error", "drop"), default="error", help="rows that cannot be used")
     add("--allow-empty", action="store_true", help="let empty answers pass")
     add("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")

@@ -17,7 +17,8 @@ returns when it has begun. Options that are not listed go to the recipe's comman
   --default-recipe NAME     the recipe where none is given
 
 Variables, as given to make: RECIPE, RUN (name of the run), TRAIN and VAL (data files), MODEL (folder, or a name
-that was downloaded), REVISION, OUTPUT (another folder for the run), SMOKE=1 (the demo model and a few steps).
+that was downloaded), REVISION, OUTPUT (another folder for the run), SET (any setting, as in
+SET=data.allow_leak=true), SMOKE=1 (the demo model and a few steps).
 Paths are relative to the project.
 
   scripts/train.sh --recipe ba-cpu --run mine --train mine.jsonl --epochs 2
@@ -53,7 +54,7 @@ main() {
   if [ -z "$recipe" ]; then
     die "$EX_USAGE" "no recipe given" "recipes: $(list_recipes)" "make train RECIPE=NAME"
   fi
-  read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--train VAL=--val MODEL=--base-model
+  read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--train VAL=--val MODEL=--base-model SET=--set
   if [ -n "${REVISION:-}" ]; then OPTIONS+=(--set "model.revision=$REVISION"); fi
   set_up_python
   exec "$PYTHON_BIN" python/start_run.py ${place[@]+"${place[@]}"} --recipe "$recipe" \

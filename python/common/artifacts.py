@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from common.data import check_unchanged
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import peak_rss_gib
 from common.hashing import sha256_of
@@ -23,7 +24,8 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     """Write the finished adapter into the run's folder and return training_info.json's content.
 
     Everything is written to a folder beside it, compared with the model in memory, and then moved in; DONE.json, with
-    the sha256 of every file, comes last. Raises UserError (70) when the adapter never learned or reads back otherwise.
+    the sha256 of every file, comes last. Data files that are no longer what was trained on are named there and in
+    run.json. Raises UserError (70) when the adapter never learned or reads back otherwise.
     """
     run.update_status("saving")
     require_trained(trainer.model)
@@ -43,10 +45,26 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
         (draft / name).replace(run.folder / name)
     draft.rmdir()
     sync_folder(run.folder)
+    changed = record_changed_data(run)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(run.folder / DONE, {"finished_at": now, "global_step": trainer.state.global_step, "files": files})
+    done = {"finished_at": now, "global_step": trainer.state.global_step, "data_changed": changed, "files": files}
+    write_json(run.folder / DONE, done)
     print(f"finished: adapter, tokenizer and card are in {run.folder}")
     return info
+
+
+def record_changed_data(run: Run) -> list[str]:
+    """Return which parts of the data ("train", …) are no longer what the run read; warn, and say so in run.json."""
+    changed = []
+    for part, entry in run.manifest().get("data", {}).items():
+        try:
+            check_unchanged(entry["path"], entry["sha256"])
+        except UserError as error:
+            changed.append(part)
+            print(f"warning: {error.problems[0].what}; the run trained on what it read at its start ({part})")
+    if changed:
+        run.write_manifest(run.manifest() | {"data_changed": changed})
+    return changed
 
 
 def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Run: pytest tests/smoke/test_finetune_ba.py
 import hashlib
 import json
 import signal
+import time
 
 import pytest
 from trainings import ROOT, SHORT
@@ -49,8 +50,11 @@ def test_a_finished_run_leaves_exactly_what_it_should(trainings, finished):
         "trainer_state.json",
         "COMMIT.json",
     }
-    for name, digest in trainings.read(finished, "DONE.json")["files"].items():
+    done = trainings.read(finished, "DONE.json")
+    for name, digest in done["files"].items():
         assert sha256(trainings.folder / finished / name) == digest
+    assert done["data_changed"] == []
+    assert "data_changed" not in trainings.read(finished, "run.json")
 
 
 def test_the_files_say_what_happened(trainings, finished):
@@ -98,6 +102,24 @@ def test_the_adapter_read_back_gives_the_loss_it_had_in_memory(trainings, finish
     trained = sum(sum(example.completion_mask[1:]) for example in data)
     (epoch,) = trainings.read(finished, "epoch_info.json")
     assert total / trained == pytest.approx(epoch["eval_loss"], rel=1e-5)
+
+
+def test_data_that_changed_during_the_run_is_told_and_fails_nothing(trainings, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes((ROOT / "recipes" / "demo" / "data" / "train.jsonl").read_bytes())
+    process = trainings.start(*SHORT, "--set", "training.max_steps=2", "--train", str(path), "--run", "changed")
+    deadline = time.monotonic() + 240
+    while not (trainings.folder / "changed" / "run.json").exists():  # written when the data has been read
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    path.write_text("{}")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "warning: " + str(path) + " changed after it was read; the run trained on what it read" in output
+    assert trainings.read("changed", "DONE.json")["data_changed"] == ["train"]
+    assert trainings.read("changed", "run.json")["data_changed"] == ["train"]
+    assert trainings.read("changed", "status.json")["state"] == "completed"
 
 
 def test_the_same_recipe_gives_the_same_bytes(trainings, finished):

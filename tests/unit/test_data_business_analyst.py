@@ -16,6 +16,7 @@ from common.data.business_analyst import (
     render_prompt,
 )
 from common.data.business_analyst_rows import mend_document
+from common.data.problems import option_for
 from common.errors import ExitCode, UserError
 
 
@@ -80,7 +81,7 @@ def test_rows_without_a_document_are_named_all_at_once(tmp_path):
     assert caught.value.exit_code == ExitCode.DATA
     assert lines[0] == "ba.jsonl:2: field 'requirements' holds no document, only 'meta'"
     assert lines[19] == "ba.jsonl:21: field 'requirements_yaml' holds no document, only 'meta'"
-    assert lines[20] == "… and 10 more — leave such rows out with on_bad_row: drop"
+    assert lines[20] == "… and 10 more — leave such rows out: " + option_for("on_bad_row", "drop")
     loaded = load(tmp_path, *rows, on_bad_row="drop")
     assert (len(loaded), loaded.rows) == (1, 31)
     assert "dropped 15 rows (field 'requirements' holds no document, only 'meta'): 2–16" in loaded.notes

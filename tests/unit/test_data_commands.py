@@ -80,6 +80,29 @@ def test_prepare_writes_splits_and_a_card(folder, run):
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before, "the same bytes again"
 
 
+def test_prepare_takes_from_the_prompt_and_never_from_the_answer(folder, run):
+    rows = [json.loads(line) for line in (folder / "qa.jsonl").read_text().splitlines()]
+    rows[7] = {"question": "far away " * 300 + "near 7?", "answer": rows[6]["answer"] + " seven"}
+    (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ("prepare_dataset.py", "--input_data", "qa.jsonl", "--output_dir", "out", "--model_name", "model")
+    options = ("--max_length", "300", "--on-overlong", "truncate-prompt")
+    said = run(*words, *options)
+    assert "note: 1 examples over 300 tokens lost the beginning of their prompt: qa.jsonl:8" in said
+    card = json.loads((folder / "out" / "dataset_card.json").read_text())
+    assert card["prompts_truncated"] == {"rows": 1, "row_numbers": ["qa.jsonl:8"]}
+    assert card["dropped"]["overlong"] == 0
+    assert sum(split["rows"] for split in card["splits"].values()) == 200
+    assert max(split["tokens"]["longest"] for split in card["splits"].values()) == 300
+    written = [example for name in card["splits"] for example in load_examples(folder / "out" / f"{name}.jsonl")]
+    (short,) = [example for example in written if example.completion == rows[7]["answer"]]
+    assert rows[7]["question"].endswith(short.prompt)
+    assert 200 < len(short.prompt) < len(rows[7]["question"])
+    rows[7]["answer"] = "very long " * 300
+    (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = run(*words, *options, "--force", code=65)
+    assert "the answers of 1 examples alone exceed max_length_tokens=300: qa.jsonl:8 — an answer is never cut" in said
+
+
 def test_prepare_leaves_nothing_after_an_error(folder, run):
     said = run("prepare_dataset.py", "--input_data", "qa.jsonl", "--model_name", "model", code=65)
     assert "1 of 200 examples exceed max_length_tokens=512; the longest: qa.jsonl:8" in said

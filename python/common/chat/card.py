@@ -34,6 +34,7 @@ def describe_dataset(file: DataFile, sha256: str, job: Job, model: str | None, o
             "overlong": len(report.dropped),
             "overlong_rows": report.dropped[:1000],
         },
+        "prompts_truncated": {"rows": len(report.truncated), "row_numbers": report.truncated[:1000]},
         "duplicates": {
             "exact": outcome.duplicates.exact,
             "normalised": outcome.duplicates.normalised,

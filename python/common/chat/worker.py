@@ -99,6 +99,7 @@ class Worker:
             part.ngram_lengths, part.phrase_lengths = lengths.astype(np.uint32), phrase_lengths.astype(np.uint32)
 
     def _encode(self, part: Part, examples: list[Example]) -> None:
+        """Encode; in ``examples``, those that got a shorter prompt take the place of the originals."""
         part.kept = np.ones(len(examples), bool)
         if self.encoder is None or not examples:
             part.lengths = np.zeros(len(examples), np.int64)
@@ -107,6 +108,8 @@ class Worker:
         policy = LengthPolicy(self.encoder, job.max_length_tokens, job.on_overlong, job.loss_on)
         part.tokens, part.lengths, part.kept = policy.encode(examples)
         part.report = policy.report
+        for at, shorter in policy.shortened.items():
+            examples[at] = shorter
         if not job.write_tokens:
             part.tokens = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from common.data.checks import TextFindings
 from common.data.examples import Example
-from common.data.problems import ProblemList, RowError, join_ranges
+from common.data.problems import ProblemList, RowError, join_ranges, option_for
 from common.data.rows import too_long
 from common.data.shapes import ShapeReader
 from common.errors import ExitCode, Problem, UserError
@@ -89,7 +89,7 @@ class RowChecker:
     def finish(self) -> None:
         """Raise UserError 65 for everything found so far that is an error."""
         if self.problems:
-            drop = "leave such rows out with on_bad_row: drop" if not self.broken else ""
+            drop = f"leave such rows out: {option_for('on_bad_row', 'drop')}" if not self.broken else ""
             raise self.problems.error(next_step=drop)
         if self.rows == 0:
             raise UserError(Problem(f"{self.name}: 0 rows", "there are blank lines only"), ExitCode.DATA)
@@ -103,7 +103,7 @@ class RowChecker:
                     Problem(
                         f"{finding.sources[0]} holds what looks like a {kind} ({finding.count:,} rows)",
                         "a model repeats what it learns",
-                        "take it out and revoke it, or allow it (allow_secrets)",
+                        f"take it out and revoke it, or allow it: {option_for('allow_secrets')}",
                     )
                     for kind, finding in self.findings.secrets.items()
                 ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.data.problems import option_for
 from common.errors import ExitCode, Problem, UserError
 
 MAX_DUPLICATE_SHARE = 0.10
@@ -53,7 +54,7 @@ def check_duplicates(found: Duplicates, name: str, source_of: Callable[[int], st
             Problem(
                 f"{name}: {found.normalised:,} of {found.rows:,} rows repeat earlier rows ({listed}, …)",
                 f"allowed are {MAX_DUPLICATE_SHARE:.0%}",
-                "take them out, or allow them (allow_duplicates)",
+                f"take them out, or allow them: {option_for('allow_duplicates')}",
             ),
             ExitCode.DATA,
         )

@@ -47,7 +47,8 @@ class ProblemList:
 def option_for(setting: str, value: str = "") -> str:
     """How a person sets ``setting`` of the data group: in a data command, and in a training. A switch has no value."""
     option = f"--{setting.replace('_', '-')}"
-    return f"{option} {value}".rstrip() + f" (when training: --set data.{setting}={value or 'true'})"
+    choice = f"data.{setting}={value or 'true'}"
+    return f"{option} {value}".rstrip() + f" (when training: --set {choice}, with make SET={choice})"
 
 
 def printable(text: str, limit: int = 400) -> str:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from common.data import business_analyst, business_analyst_rows
 from common.data.examples import ROLES, Example, Message
 from common.data.json_rows import describe
-from common.data.problems import RowError
+from common.data.problems import RowError, option_for
 from common.data.text_templates import parse_turns
 from common.errors import did_you_mean
 
@@ -143,7 +143,7 @@ def check_turns(messages: list[Message], allow_empty: bool = False) -> None:
     for index, message in enumerate(messages):
         if not message.content.strip() and not (allow_empty and message.role == "assistant"):
             what = "the answer" if index == len(messages) - 1 else f"the {message.role}'s turn {index + 1}"
-            hint = "allow_empty lets empty answers pass" if message.role == "assistant" else ""
+            hint = f"or let them pass: {option_for('allow_empty')}" if message.role == "assistant" else ""
             raise RowError(f"{what} is empty", "text is needed", hint)
 
 
