@@ -15,7 +15,7 @@ from chat_tokenizers import demo_tokenizer, mistral_tokenizer
 
 from common.chat import cache as cache_module
 from common.chat import encode_example, encode_examples, encode_prompt
-from common.chat.cache import open_encoded
+from common.chat.dataset import open_encoded
 from common.chat.files import encode_file
 from common.chat.pipeline import process_file
 from common.chat.worker import Job

@@ -11,13 +11,14 @@ import pytest
 from chat_tokenizers import demo_tokenizer
 
 import bench_data
+from common.benchmarks.data import write_rows
 from common.data import load_examples
 from common.errors import run_command
 
 
 def test_rows_are_the_same_each_time_and_usable(tmp_path):
-    bench_data.write_rows(tmp_path / "a.jsonl", 1500)
-    bench_data.write_rows(tmp_path / "b.jsonl", 1500)
+    write_rows(tmp_path / "a.jsonl", 1500)
+    write_rows(tmp_path / "b.jsonl", 1500)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     loaded = load_examples(tmp_path / "a.jsonl")
     assert (len(loaded), loaded.shape, loaded.notes) == (1500, "question/answer", [])

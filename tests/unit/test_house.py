@@ -65,3 +65,28 @@ def test_help_needs_no_heavy_library(path):
     answer = subprocess.run(command, cwd=PYTHON, env={"PYTHONPATH": str(PYTHON)}, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "usage:" in answer.stdout
+
+
+def file_of(module: str) -> Path | None:
+    """The file of a module of common/, or None when the name is of something else."""
+    place = PYTHON / module.replace(".", "/")
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of common/ that ``path`` imports, at its top or within a function."""
+    files = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "common":
+            files |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            files |= {file_of(alias.name) for alias in node.names if alias.name.startswith("common.")}
+    return files - {None}
+
+
+def test_no_two_modules_import_each_other_in_a_circle():
+    imports = {path: imported_files(path) for path in (PYTHON / "common").rglob("*.py")}
+    while leaves := [path for path, others in imports.items() if not others & imports.keys()]:
+        for path in leaves:
+            del imports[path]
+    assert not imports, f"circle among {sorted(str(path.relative_to(PYTHON)) for path in imports)}"

@@ -9,10 +9,6 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
-from common import chat, data
-from common.chat.dataset import EncodedDataset
 from common.chat.lengths import LengthPolicy
 from common.data.examples import Example
 
@@ -60,27 +56,10 @@ def cached(folder: Path, key: str, fill: Callable[[Path], None]) -> Path:
     return entry
 
 
-def write_encoded(dataset: EncodedDataset, folder: Path) -> None:
-    """Write a data set as the files of an entry."""
-    dataset.tokens.tofile(folder / "tokens.u32")
-    np.save(folder / "offsets.npy", dataset.offsets)
-    about = {"report": dataset.report, "sources": list(dataset.sources)}
-    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
-
-
-def open_encoded(entry: Path) -> EncodedDataset:
-    """Open an entry; its tokens stay on disk until they are read."""
-    offsets = np.load(entry / "offsets.npy")
-    about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
-    empty = not offsets[-1]
-    tokens = np.empty(0, np.uint32) if empty else np.memmap(entry / "tokens.u32", np.uint32, "r")
-    return EncodedDataset(tokens, offsets, about["report"], about["sources"])
-
-
 @cache
 def code_version() -> str:
     """A hash of the source of everything that turns a file into tokens."""
-    folders = [Path(package.__file__).parent for package in (chat, data)]
+    folders = [Path(__file__).parent, Path(__file__).parents[1] / "data"]
     digest = sha256()
     for path in sorted(path for folder in folders for path in folder.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

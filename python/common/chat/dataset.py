@@ -1,10 +1,12 @@
 """All examples of a data set as token ids: compact, in memory or in a file, one entry an example."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from common.chat.cache import cache_key, cached
 from common.chat.encoder import ID_BITS, encoder_for, unpack
 from common.chat.lengths import LengthPolicy
 from common.data.examples import Example
@@ -50,6 +52,23 @@ class EncodedDataset(Sequence):
         return dict(self.report)
 
 
+def write_encoded(dataset: EncodedDataset, folder: Path) -> None:
+    """Write a data set as the files of an entry."""
+    dataset.tokens.tofile(folder / "tokens.u32")
+    np.save(folder / "offsets.npy", dataset.offsets)
+    about = {"report": dataset.report, "sources": list(dataset.sources)}
+    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+
+def open_encoded(entry: Path) -> EncodedDataset:
+    """Open an entry; its tokens stay on disk until they are read."""
+    offsets = np.load(entry / "offsets.npy")
+    about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
+    empty = not offsets[-1]
+    tokens = np.empty(0, np.uint32) if empty else np.memmap(entry / "tokens.u32", np.uint32, "r")
+    return EncodedDataset(tokens, offsets, about["report"], about["sources"])
+
+
 def encode_examples(
     tokenizer,
     examples: Sequence[Example],
@@ -67,8 +86,6 @@ def encode_examples(
 
     Raises UserError 65 for examples that cannot be encoded, 78 for a limit the model cannot hold.
     """
-    from common.chat.cache import cache_key, cached, open_encoded, write_encoded
-
     check_limit(tokenizer, max_length_tokens, model_positions)
     policy = LengthPolicy(encoder_for(tokenizer), max_length_tokens, on_overlong, loss_on)
     if cache_folder is None:

@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from common.chat.cache import cached, combine, open_encoded
-from common.chat.dataset import EncodedDataset, check_limit
+from common.chat.cache import cached, combine
+from common.chat.dataset import EncodedDataset, check_limit, open_encoded
 from common.chat.encoder import encoder_for
 from common.chat.lengths import LengthPolicy
 from common.chat.pipeline import process_file

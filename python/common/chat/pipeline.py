@@ -57,7 +57,7 @@ def process_file(
     block_bytes: int = BLOCK_BYTES,
 ) -> Outcome:
     """Process ``file`` into ``folder`` (which exists and is empty): for each split ``<split>.jsonl`` (if the job writes
-    rows) and ``<split>/`` with tokens (if it has a tokenizer; see :func:`common.chat.cache.open_encoded`).
+    rows) and ``<split>/`` with tokens (if it has a tokenizer; see :func:`common.chat.dataset.open_encoded`).
 
     ``workers`` 0 works in this process; by default as many as there are CPUs for files that are worth it. Raises
     UserError 65 for everything wrong with rows, lengths, splits, duplicates or leaks; ``folder`` may hold parts then.

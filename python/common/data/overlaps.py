@@ -111,6 +111,8 @@ def copied_words(
     phrase_limit = max(COMMON_ROWS[0], int(np.ceil(limit * speaks.sum() / max(1, known.sum()))))
     for hashes, lengths, texts in ngrams.chunks(questioned[ngrams.rows], _QUESTIONED):
         counts, example = _occurrences(ngrams, reference, hashes, limit)
+        if not counts.any():
+            continue
         passages = _find_passages((counts > 0) & (counts < limit), example, lengths, texts)
         concerned = np.zeros(len(ngrams.rows), bool)
         concerned[passages.text] = True
