@@ -15,25 +15,24 @@ def main() -> None:
     recipe = load_recipe(options.recipe) if options.recipe else None
     files = choose_files(options, recipe)
     limit, on_overlong, loss_on = choose_limits(options, recipe)
-    tokenizer = load_tokenizer(options.model, recipe)
+    tokenizer = None if options.leaks_only else load_tokenizer(options.model, recipe)
 
-    from common.chat.inspection import plain_lines, print_rich, view_file
+    from common.chat.inspection import describe_overlaps, plain_lines, print_rich, view_file
+    from common.chat.separation import compare_files
     from common.data import load_examples, parse_columns
+    from common.data.checking import Rules
     from common.data.leaks import check_leaks
     from common.data.splits import check_sizes
 
-    columns = parse_columns(options.columns) if options.columns else None
-    loaded = {
-        split: load_examples(
-            path,
-            columns=columns,
-            on_bad_row=options.on_bad_row,
-            allow_empty=options.allow_empty,
-            allow_duplicates=options.allow_duplicates,
-            allow_secrets=options.allow_secrets,
-        )
-        for split, path in files.items()
+    rules = {
+        name: getattr(options, name) for name in ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets")
     }
+    rules["columns"] = parse_columns(options.columns) if options.columns else None
+    if options.leaks_only:
+        found = compare_files(files, Rules(**rules), allow_leak=options.allow_leak).counts()
+        print(describe_overlaps(found, options.allow_leak))
+        return
+    loaded = {split: load_examples(path, **rules) for split, path in files.items()}
     show = print_rich if sys.stdout.isatty() and not options.plain else lambda view: print(*plain_lines(view), sep="\n")
     for split, part in loaded.items():
         show(view_file(split, part, tokenizer, limit, on_overlong, loss_on))
@@ -42,7 +41,7 @@ def main() -> None:
         print(f"note: {note}")
     if len(loaded) > 1:
         found = check_leaks({split: part.examples for split, part in loaded.items()}, allow_leak=options.allow_leak)
-        print("overlaps between the files:", ", ".join(f"{kind} {count}" for kind, count in found.items()))
+        print(describe_overlaps(found, options.allow_leak))
 
 
 def parse_options():
@@ -63,6 +62,7 @@ def parse_options():
     parser.add_argument("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")
     parser.add_argument("--allow-secrets", action="store_true", help="let what looks like keys and tokens pass")
     parser.add_argument("--allow-leak", action="store_true", help="let files share rows or passages of 13 words")
+    parser.add_argument("--leaks-only", action="store_true", help="only compare the files: any size, little memory")
     parser.add_argument("--plain", action="store_true", help="no colours, for logs")
     return parser.parse_args()
 
@@ -76,10 +76,11 @@ def choose_files(options, recipe: Recipe | None) -> dict[str, str]:
         "test": options.test,
     }
     files = {split: path for split, path in named.items() if path}
-    if "train" not in files:
-        raise UserError(
-            Problem("nothing to inspect", "a FILE, or --recipe NAME", "see inspect_data.py --help"), ExitCode.USAGE
-        )
+    if "train" not in files or (options.leaks_only and len(files) < 2):
+        what, needed = ("nothing to inspect", "a FILE, or --recipe NAME")
+        if files:
+            what, needed = "nothing to compare", "--leaks-only needs --validation or --test as well"
+        raise UserError(Problem(what, needed, "see inspect_data.py --help"), ExitCode.USAGE)
     return files
 
 

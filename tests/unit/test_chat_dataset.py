@@ -18,6 +18,7 @@ from common.chat import encode_example, encode_examples, encode_prompt
 from common.chat.dataset import open_encoded
 from common.chat.files import encode_file
 from common.chat.pipeline import process_file
+from common.chat.separation import compare_files
 from common.chat.worker import Job
 from common.data import Example, Message, load_examples
 from common.data.checking import Rules
@@ -200,6 +201,31 @@ def test_the_pipeline_gives_what_the_plain_way_gives(rows_file, tmp_path, worker
     assert sorted(seen) == [n for n in range(1, 401) if n != 6], "every row is in exactly one split"
     assert {**outcome.leaks.counts(), "allowed": True} == check_leaks(parts, allow_leak=True)
     assert not (folder / "ngrams.u64").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_separate_files_are_compared_as_examples_in_memory_are(rows_file, tmp_path, workers):
+    lines = rows_file.read_text().splitlines(keepends=True)
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation", "test")}
+    passage = " ".join(f"w{n}" for n in range(20))
+    lines[3] = json.dumps({"prompt": "A passage", "completion": f"so {passage}"}) + "\n"
+    lines[310] = json.dumps({"prompt": "Another", "completion": f"{passage} ends"}) + "\n"
+    lines[360] = lines[301]
+    paths["train"].write_text("".join(lines[:300]))
+    paths["validation"].write_text("\n" + "".join(lines[300:350]))
+    paths["test"].write_text("".join(lines[350:]))
+    loaded = {name: load_examples(path).examples for name, path in paths.items()}
+    with pytest.raises(UserError) as plain:
+        check_leaks(loaded)
+    with pytest.raises(UserError) as caught:
+        compare_files(paths, Rules(), workers=workers)
+    assert str(caught.value) == str(plain.value)
+    assert "validation.jsonl:12 (validation) repeats a passage of 20 words of train.jsonl:4 (train)" in str(
+        caught.value
+    )
+    assert "test.jsonl:11 (test) is the same as validation.jsonl:3 (validation)" in str(caught.value)
+    report = compare_files(paths, Rules(), workers=workers, allow_leak=True)
+    assert {**report.counts(), "allowed": True} == check_leaks(loaded, allow_leak=True)
 
 
 def test_adding_rows_moves_no_old_row(rows_file, tmp_path):

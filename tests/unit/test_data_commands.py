@@ -96,7 +96,7 @@ def test_prepare_takes_from_the_prompt_and_never_from_the_answer(folder, run):
     written = [example for name in card["splits"] for example in load_examples(folder / "out" / f"{name}.jsonl")]
     (short,) = [example for example in written if example.completion == rows[7]["answer"]]
     assert rows[7]["question"].endswith(short.prompt)
-    assert 200 < len(short.prompt) < len(rows[7]["question"])
+    assert 50 < len(short.prompt) < len(rows[7]["question"])
     rows[7]["answer"] = "very long " * 300
     (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     said = run(*words, *options, "--force", code=65)

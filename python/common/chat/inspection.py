@@ -1,12 +1,13 @@
 """What a person wants to see of a data set before training on it: counts, lengths, and two examples in colour."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.chat.encoder import TRAINED_BIT, Encoded
 from common.data.examples import Example, Loaded
+from common.data.leaks import KINDS
 from common.data.problems import printable
 
 _BAR = 40
@@ -57,6 +58,12 @@ def view_file(title: str, loaded: Loaded, tokenizer=None, limit: int = 0, on_ove
     return view
 
 
+def describe_overlaps(counts: Mapping[str, int], allowed: bool) -> str:
+    """One line about the leaks between files, by kind."""
+    told = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS)
+    return f"overlaps between the files: {told}{', allowed' if allowed else ''}"
+
+
 def spans(tokenizer, encoded: Encoded) -> list[Span]:
     """Decode an example into stretches of trained and untrained text, control tokens written out."""
     found: list[Span] = []
@@ -74,21 +81,32 @@ def visible(text: str) -> str:
     """Text of a data set, fit for a terminal: line breaks stay, all else that is not visible becomes an escape."""
     if len(text) > _SHOWN_CHARS:
         half = _SHOWN_CHARS // 2
-        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+        start, end = text[:half], text[-half:]
+        if "\n" in start[half // 2 :]:  # whole lines read better
+            start = start[: start.rindex("\n")]
+        if "\n" in end[: half // 2]:
+            end = end[end.index("\n") + 1 :]
+        text = f"{start}\n[… {len(text) - len(start) - len(end):,} characters left out …]\n{end}"
     return "\n".join(printable(line, limit=10**9) for line in text.split("\n"))
 
 
 def histogram(sizes: np.ndarray, limit: int = 0, bins: int = 12) -> list[tuple[str, int]]:
-    """Return (range, count) pairs over round bounds; ``limit`` is one of the bounds when it lies inside."""
+    """Return (range, count) pairs over round bounds, from the shortest to the longest; ``limit`` is one of the bounds
+    when it lies inside, and what is beyond it is marked.
+    """
     if not len(sizes):
         return []
-    top = int(sizes.max())
-    step = max(1, -(-top // bins))
+    bottom, top = max(1, int(sizes.min())), int(sizes.max())
+    step = max(1, -(-(top - bottom + 1) // bins))
     scale = 10 ** (len(str(step)) - 1)
     step = next(nice * scale for nice in (1, 2, 5, 10) if nice * scale >= step)
-    edges = sorted({*range(0, top + step, step), *([limit] if 0 < limit < top else [])})
+    first = (bottom - 1) // step * step
+    edges = sorted({*range(first, top + step, step), *([limit] if first < limit < top else [])})
     counts, _ = np.histogram(sizes, [e + 0.5 if e else 0 for e in edges])
-    return [(f"{a + 1:,}–{b:,}", int(n)) for a, b, n in zip(edges, edges[1:], counts, strict=False)]
+    return [
+        (f"{'over the limit ' if 0 < limit <= a else ''}{a + 1:,}{f'–{b:,}' if b > a + 1 else ''}", int(n))
+        for a, b, n in zip(edges, edges[1:], counts, strict=False)
+    ]
 
 
 def plain_lines(view: View) -> Iterator[str]:
@@ -146,6 +164,7 @@ def _facts(loaded: Loaded) -> list[tuple[str, str]]:
     return [
         ("shape", loaded.shape),
         ("rows", f"{loaded.rows:,}, {len(loaded):,} of them usable"),
+        ("duplicates", f"{loaded.repeats:,} rows repeat an earlier one" if loaded.repeats else "none"),
         ("sha256", loaded.sha256),
     ]
 

@@ -7,7 +7,7 @@ each split; only hashes and lengths stay in memory (about 60 bytes a row).
 import json
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -62,13 +62,11 @@ def process_file(
     ``workers`` 0 works in this process; by default as many as there are CPUs for files that are worth it. Raises
     UserError 65 for everything wrong with rows, lengths, splits, duplicates or leaks; ``folder`` may hold parts then.
     """
-    if workers is None:
-        workers = 0 if file.size_bytes < SMALL_BYTES else usable_cores().value
     job = replace(job, phrase_stride=sampling_stride(file.size_bytes))
-    sink = _Sink(job, folder)
+    sink = Sink(job, folder)
     checker, report = RowChecker(file.name, job.rules), LengthReport()
     with sink, meter(f"reading {file.name}", file.size_bytes) as advance:
-        for part, size_bytes in _parts(file, job, workers, block_bytes):
+        for part, size_bytes in parts_of(file, job, workers, block_bytes):
             checker.merge(part.checker)
             if part.error:
                 raise UserError(*part.error)
@@ -83,8 +81,12 @@ def process_file(
     return sink.finish(checker, report, notes, allow_leak)
 
 
-def _parts(file: DataFile, job: Job, workers: int, block_bytes: int) -> Iterator[tuple[Part, int]]:
+def parts_of(
+    file: DataFile, job: Job, workers: int | None = None, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[Part, int]]:
     """Yield what became of each block, in order, with the block's share of the file's bytes."""
+    if workers is None:
+        workers = 0 if file.size_bytes < SMALL_BYTES else usable_cores().value
     blocks = iter_blocks(file, job.rules.max_row_chars, block_bytes)
     if workers < 1:
         local = worker.Worker(job)
@@ -111,7 +113,7 @@ def _parts(file: DataFile, job: Job, workers: int, block_bytes: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-class _Sink:
+class Sink:
     """Takes parts in order: big arrays to disk, small ones kept."""
 
     def __init__(self, job: Job, folder: Path):
@@ -142,6 +144,10 @@ class _Sink:
         for file in self.files.values():
             file.close()
 
+    def flush(self) -> None:
+        for file in self.files.values():
+            file.flush()
+
     def write(self, part: Part) -> None:
         for name, kept in self.small.items():
             if (array := getattr(part, name)) is not None:
@@ -168,8 +174,8 @@ class _Sink:
         duplicates = find_duplicates(prints)
         if not self.job.rules.allow_duplicates:
             check_duplicates(duplicates, self.job.name, source_of)
-        leaks = self._check_leaks(splits, kept, prints, source_of, allow_leak)
-        outcome = Outcome(sizes, checker, report, duplicates, leaks, notes + duplicates.notes())
+        leaks = self.check_leaks(source_of, allow_leak)
+        outcome = Outcome(sizes, checker, report, duplicates, leaks, notes + duplicates.notes(source_of))
         if self.job.tokenizer is not None:
             outcome.token_lengths = {
                 name: self._all("lengths")[splits[kept] == index] for index, name in enumerate(self.names)
@@ -178,9 +184,11 @@ class _Sink:
             self._write_index(outcome, splits[kept], numbers[kept])
         return outcome
 
-    def _check_leaks(self, splits, kept, prints, source_of, allow_leak: bool) -> LeakReport | None:
+    def check_leaks(self, source_of: Callable[[int], str], allow_leak: bool) -> LeakReport | None:
+        """Compare the splits, once everything is written. Raises UserError 65 for leaks that are not allowed."""
         if len(self.names) < 2:
             return None
+        kept, splits, prints = (self._all(name) for name in ("kept", "splits", "fingerprints"))
         ngrams, phrases = HashFile(self.folder / "ngrams.u64"), HashFile(self.folder / "phrases.u64")
         rows = np.repeat(np.arange(len(splits)), self._all("texts"))
         placed = np.where(kept, splits.astype(np.int64), -1)  # a row that was left out leaks nothing

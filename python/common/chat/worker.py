@@ -33,6 +33,7 @@ class Job:
     seed: int = 0
     write_rows: bool = False
     write_tokens: bool = True
+    placed_in: str = ""  # the split of every row; by its hash, unless given
     phrase_stride: int = 1  # one training row in so many gives its phrases, for the leak check
 
 
@@ -90,11 +91,12 @@ class Worker:
             prints.append(hashes)
             words.append(normalised)
         names = list(self.job.shares)
-        split_names = (split_of(each.prompt, self.job.shares, self.job.seed) for each in prints)
+        job = self.job
+        split_names = (job.placed_in or split_of(each.prompt, job.shares, job.seed) for each in prints)
         part.splits = np.fromiter(map(names.index, split_names), np.uint8, len(prints))
         part.fingerprints = np.array(prints, np.uint64).reshape(-1, 3)
         if len(names) > 1:
-            speaks = (part.splits > 0) | is_sampled(part.numbers, self.job.phrase_stride)
+            speaks = (part.splits > 0) | is_sampled(part.numbers, job.phrase_stride)
             part.ngrams, lengths, part.phrases, phrase_lengths, part.texts = hash_texts(words, speaks)
             part.ngram_lengths, part.phrase_lengths = lengths.astype(np.uint32), phrase_lengths.astype(np.uint32)
 

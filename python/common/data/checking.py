@@ -112,7 +112,9 @@ class RowChecker:
 
     def notes(self, first_row: int) -> list[str]:
         """What is worth telling that is not an error, one line each."""
-        notes = [f"mended: {what} ({count:,} times)" for what, count in self.mended.items()]
+        notes = [
+            f"mended: {what} ({count:,} {'times' if count > 1 else 'time'})" for what, count in self.mended.items()
+        ]
         notes += [
             f"dropped {len(numbers):,} rows ({reason}): {join_ranges(numbers)}"
             for reason, numbers in self.dropped.items()

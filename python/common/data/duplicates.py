@@ -9,6 +9,7 @@ from common.data.problems import option_for
 from common.errors import ExitCode, Problem, UserError
 
 MAX_DUPLICATE_SHARE = 0.10
+_TOLD = 3  # pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,17 @@ class Duplicates:
     pairs: list[tuple[int, int]]
     conflicting: int
 
-    def notes(self) -> list[str]:
+    def notes(self, source_of: Callable[[int], str]) -> list[str]:
         told = (
             (self.exact, "rows repeat an earlier row exactly"),
             (self.normalised - self.exact, "rows repeat an earlier row but for case, spacing or punctuation"),
             (self.conflicting, "rows ask the same as another row, with another answer"),
         )
-        return [f"{count:,} {what}" for count, what in told if count]
+        notes = [f"{count:,} {what}" for count, what in told if count]
+        if self.pairs:
+            pairs = ", ".join(f"{source_of(again)} repeats {source_of(first)}" for first, again in self.pairs[:_TOLD])
+            notes[0] += f": {pairs}{', …' if len(self.pairs) > _TOLD else ''}"
+        return notes
 
 
 def find_duplicates(fingerprints: np.ndarray) -> Duplicates:

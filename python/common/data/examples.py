@@ -59,6 +59,7 @@ class Loaded:
     sha256: str
     rows: int
     notes: list[str]
+    repeats: int = 0  # rows that are an earlier one, but for case, spacing and punctuation
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -44,11 +44,11 @@ def load_examples(
     ]
     finish_check(checker, file)
     notes = file_notes(file) + checker.notes(first_row(file))
-    notes += _check_duplicates(examples, file.name, allow_duplicates)
+    repeats, told = _check_duplicates(examples, file.name, allow_duplicates)
     after = file.path.stat()
     if (before.st_mtime_ns, before.st_size, before.st_ino) != (after.st_mtime_ns, after.st_size, after.st_ino):
         raise changed(file.path)
-    return Loaded(str(path), examples, checker.shape(), sha256, checker.rows, notes)
+    return Loaded(str(path), examples, checker.shape(), sha256, checker.rows, notes + told, repeats)
 
 
 def check_unchanged(path: str | Path, sha256: str) -> None:
@@ -135,13 +135,18 @@ def _last_line(file: DataFile) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: raw.read(1 << 20), b"")) + 1
 
 
-def _check_duplicates(examples, name: str, allowed: bool) -> list[str]:
+def _check_duplicates(examples, name: str, allowed: bool) -> tuple[int, list[str]]:
+    """Return how many examples repeat earlier ones, and what is to be told about it."""
     import numpy as np
 
     from common.data.duplicates import check_duplicates, find_duplicates
     from common.data.fingerprints import fingerprint
 
     found = find_duplicates(np.array([fingerprint(example)[0] for example in examples], np.uint64).reshape(-1, 3))
+
+    def source_of(row: int) -> str:
+        return examples[row].source
+
     if not allowed:
-        check_duplicates(found, name, lambda row: examples[row].source)
-    return found.notes()
+        check_duplicates(found, name, source_of)
+    return found.normalised, found.notes(source_of)
