@@ -57,7 +57,7 @@ def main() -> None:
 
     for split, rows in outcome.sizes.items():
         print(f"{output / split}.jsonl  {rows:,} rows")
-    for note in outcome.notes:
+    for note in (*outcome.notes, *outcome.report.notes(options.max_length)):
         print(f"note: {note}")
     print(f"{output / 'dataset_card.json'}")
 

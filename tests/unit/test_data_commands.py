@@ -87,7 +87,7 @@ def test_prepare_takes_from_the_prompt_and_never_from_the_answer(folder, run):
     words = ("prepare_dataset.py", "--input_data", "qa.jsonl", "--output_dir", "out", "--model_name", "model")
     options = ("--max_length", "300", "--on-overlong", "truncate-prompt")
     said = run(*words, *options)
-    assert "note: 1 examples over 300 tokens lost the beginning of their prompt: qa.jsonl:8" in said
+    assert "note: 1 of the examples over 300 tokens lost the beginning of their prompt: qa.jsonl:8" in said
     card = json.loads((folder / "out" / "dataset_card.json").read_text())
     assert card["prompts_truncated"] == {"rows": 1, "row_numbers": ["qa.jsonl:8"]}
     assert card["dropped"]["overlong"] == 0
@@ -159,6 +159,48 @@ def test_inspect_shows_what_is_trained(folder, run):
     assert "[/INST]⟦ w" in said
     assert "</s>⟧" in said
     assert "\x1b[" not in said
+
+
+def test_options_reach_the_encoding(folder, run):
+    rows = [json.loads(line) for line in (folder / "qa.jsonl").read_text().splitlines()]
+    renamed = [{"Frage": row["question"], "Antwort": row["answer"]} for row in rows]
+    (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in renamed), encoding="utf-8")
+    words = ("inspect_data.py", "qa.jsonl", "--model", "model", "--plain")
+    assert "found Frage, Antwort" in run(*words, code=65)
+    columns = ("--columns", "prompt=Frage", "completion=Antwort")
+    said = run(*words, *columns)
+    assert "shape                    mapped" in said
+    assert "[/INST]⟦ w" in said
+    assert "(100%)" not in said
+    said = run(*words, *columns, "--loss-on", "all")
+    assert "| ⟦<s>[INST] Question " in said
+    assert "(100%)" in said
+    run("prepare_dataset.py", "--input_data", "qa.jsonl", "--output_dir", "out", *columns)
+    card = json.loads((folder / "out" / "dataset_card.json").read_text())
+    assert (card["source"]["shape"], card["source"]["rows"]) == ("mapped", 200)
+
+
+def test_an_allowed_leak_is_recorded_in_the_card(folder, run):
+    passage = " ".join(f"p{n}" for n in range(14))
+    with (folder / "qa.jsonl").open("a") as file:
+        file.writelines(json.dumps({"question": f"More {n}?", "answer": f"{n} {passage}"}) + "\n" for n in (1, 2))
+    # With this seed the two questions are in different splits.
+    words = (
+        "prepare_dataset.py",
+        "--input_data",
+        "qa.jsonl",
+        "--output_dir",
+        "out",
+        "--train_size",
+        "0.5",
+        "--seed",
+        "1",
+    )
+    assert "repeats a passage of 14 words of qa.jsonl:20" in run(*words, code=65)
+    assert not (folder / "out").exists()
+    run(*words, "--allow-leak")
+    leaks = json.loads((folder / "out" / "dataset_card.json").read_text())["leaks"]
+    assert (leaks["13-gram"], leaks["allowed"]) == (1, True)
 
 
 def test_inspect_needs_something(folder, run):

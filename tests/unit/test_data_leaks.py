@@ -135,7 +135,8 @@ def test_each_kind_of_leak_is_found_once_with_its_row():
         ("13-gram", 4, 7, 40),
         ("13-gram", 5, 7, 13),
     }, "13 copied words among 93 are a leak, twice 12 are none"
-    assert report.counts() == {"exact": 1, "normalised": 1, "prompt": 1, "13-gram": 2, "faint_13-gram": 0}
+    counts = {"exact": 1, "normalised": 1, "prompt": 1, "13-gram": 2, "faint_13-gram": 0}
+    assert report.counts() == counts | {"allowed": False}
 
 
 def test_fixed_instructions_are_no_leak():

@@ -126,9 +126,9 @@ class LengthReport:
     def notes(self, max_length_tokens: int) -> list[str]:
         """What is worth telling that is not an error, one line each."""
         told = ((self.truncated, "lost the beginning of their prompt"), (self.dropped, "were left out"))
-        limit = f"examples over {max_length_tokens:,} tokens"
+        limit = f"over {max_length_tokens:,} tokens"
         return [
-            f"{len(rows):,} {limit} {fate}: {', '.join(rows[:5])}{', …' if len(rows) > 5 else ''}"
+            f"{len(rows):,} of the examples {limit} {fate}: {', '.join(rows[:5])}{', …' if len(rows) > 5 else ''}"
             for rows, fate in told
             if rows
         ]

@@ -77,7 +77,7 @@ def process_file(
     finish_check(checker, file)
     if job.tokenizer is not None:
         report.check(job.max_length_tokens, job.on_overlong)
-    notes = file_notes(file) + checker.notes(first_row(file)) + report.notes(job.max_length_tokens)
+    notes = file_notes(file) + checker.notes(first_row(file))
     return sink.finish(checker, report, notes, allow_leak)
 
 

@@ -59,11 +59,12 @@ class LeakReport:
 
     leaks: list[Leak] = field(default_factory=list)
     faint: int = 0
+    allowed: bool = False
 
-    def counts(self) -> dict[str, int]:
-        """For the manifest: leaks by kind, and rows with a faint overlap."""
+    def counts(self) -> dict[str, int | bool]:
+        """For the manifest: leaks by kind, rows with a faint overlap, and whether leaks were allowed."""
         found = {kind: sum(leak.kind == kind for leak in self.leaks) for kind in KINDS}
-        return {**found, "faint_13-gram": self.faint}
+        return {**found, "faint_13-gram": self.faint, "allowed": self.allowed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def check_leaks(splits: Mapping[str, Sequence[Example]], *, allow_leak: bool = F
     names = list(splits)
     report = find_leaks(split_of_row, names, summarise(examples, split_of_row == 0))
     raise_leaks(report, lambda row: examples[row].source, allow_leak)
-    return {**report.counts(), "allowed": allow_leak}
+    return report.counts()
 
 
 def summarise(examples: Sequence[Example], is_training: np.ndarray) -> Contents:
@@ -135,7 +136,8 @@ def hash_texts(words: Sequence[list[bytes]], speaks: np.ndarray) -> tuple[np.nda
 
 
 def raise_leaks(report: LeakReport, source_of: Callable[[int], str], allow_leak: bool) -> None:
-    """Raise UserError 65 for the leaks of a report unless they are allowed."""
+    """Raise UserError 65 for the leaks of a report unless they are allowed, which the report then records."""
+    report.allowed = allow_leak
     if not report.leaks or allow_leak:
         return
     problems = [
