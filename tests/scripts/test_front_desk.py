@@ -112,8 +112,11 @@ def test_lint_finds_and_format_mends(clone):
     assert clean.returncode == 0, clean.stdout + clean.stderr
     (clone.root / "untidy.py").write_text("import os\nx = {  'a':1 }\n")
     (clone.root / "scripts" / "untidy.sh").write_text("#!/usr/bin/env bash\nif true; then\n        rm $1\nfi\n")
+    (clone.root / "notes.md").write_text("my token: hf" + "_" + "Ab3" * 12)
     found = clone.run("make", "lint").stdout
-    assert all(words in found for words in ("F401", "1 file would be reformatted", "SC2086", "+  rm $1")), found
+    assert all(
+        words in found for words in ("F401", "1 file would be reformatted", "SC2086", "+  rm $1", "./notes.md:1")
+    ), found
     clone.run("make", "format")
     assert (clone.root / "untidy.py").read_text() == 'x = {"a": 1}\n'
     assert "\n  rm $1\n" in (clone.root / "scripts" / "untidy.sh").read_text()
