@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from common.checkpoints import named_disk_errors
 from common.data import check_unchanged
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import peak_rss_gib
@@ -33,7 +34,8 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     draft = run.folder / ".final"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    save_adapter(trainer.model, draft)
+    with named_disk_errors(run.folder):
+        save_adapter(trainer.model, draft)
     _compare_with_memory(draft, trainer.model)
     trainer.processing_class.save_pretrained(draft)
     write_json(draft / "training_info.json", info)

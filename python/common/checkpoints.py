@@ -5,12 +5,14 @@ every file synced to disk and hashed, and the commit itself written last and ato
 leaves a folder without a commit; the next start moves it out of the way (never deletes it) and takes the one before.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from common.runs import read_json, write_json
 from common.runs.folders import sync_folder
 
 COMMIT = "COMMIT.json"
+_TORCH_WRITER = re.compile("inline_container|iostream error")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -103,6 +107,9 @@ def rotate_checkpoints(run_folder: Path, keep: int) -> None:
     for folder in committed[: -max(keep, 2)]:
         (folder / COMMIT).unlink()  # first: a half-deleted folder must not look complete
         shutil.rmtree(folder)
+    for folder in list_checkpoints(run_folder):
+        if committed and not is_committed(folder) and step_of(folder) < step_of(committed[-1]):
+            shutil.rmtree(folder)  # a kill in the lines above left it; what was never completed has been moved away
 
 
 def require_space(run_folder: Path, needed_bytes: int) -> None:
@@ -117,6 +124,24 @@ def require_space(run_folder: Path, needed_bytes: int) -> None:
             ),
             ExitCode.IO,
         )
+
+
+@contextmanager
+def named_disk_errors(folder: Path):
+    """Turn what torch and safetensors raise when a file cannot be written into the OSError that it was.
+
+    torch tells no errno, so its error counts as EIO, with its own first line.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        number = _OS_ERROR.search(text)
+        if number:  # safetensors: "I/O error: No space left on device (os error 28)"
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        if isinstance(error, RuntimeError) and _TORCH_WRITER.search(str(error)):
+            raise OSError(errno.EIO, text, str(folder)) from error
+        raise
 
 
 def size_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ Each check looks, changes nothing, and answers with what it found or with a :cla
 """
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from common import footprint, hardware, models
+from common import footprint, hardware, models, weights
 from common.errors import ExitCode, Problem, UserError
 from common.manifest import LOCK_FILE, locked_versions
+from common.methods import check_targets
 from common.runs import runs_dir
-from common.settings import ModelSettings
+from common.settings import MethodSettings, ModelSettings, Recipe
+
+_HIGH_LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,34 @@ def check_model(settings: ModelSettings) -> str:
     """Find the model on this machine and check its files, without loading it."""
     folder = models.find_model(settings)
     problems = models.check_model_folder(folder)
+    if not problems and models.is_plain(models.read_config(folder)):
+        problems = weights.check_tensors(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
     linear, other = footprint.count_weights(models.read_config(folder))
     return f"{folder}: {(linear + other) / 1e6:,.1f} million parameters"
+
+
+def check_adapter(folder: Path, method: MethodSettings) -> str:
+    """Compare the adapter's targets with the layers that the model in ``folder`` has, and count its parameters."""
+    layers = weights.linear_layers(folder)
+    check_targets(list(layers), method.targets)
+    adapted = [shape for name, shape in layers.items() if name.rsplit(".", 1)[-1] in method.targets]
+    trainable = sum(method.rank * sum(shape) for shape in adapted)
+    return f"{method.kind} of rank {method.rank} on {len(adapted)} layers: {trainable:,} trainable parameters"
+
+
+def check_numbers(recipe: Recipe) -> str:
+    """Warn of numbers that are allowed and seldom meant."""
+    rate, minutes = recipe.training.learning_rate, recipe.training.save_every_minutes
+    notes = []
+    if rate > _HIGH_LEARNING_RATE:
+        notes.append(
+            f"warning: training.learning_rate is {rate:g}, above {_HIGH_LEARNING_RATE:g} few trainings converge"
+        )
+    if minutes > 60:
+        notes.append(f"warning: training.save_every_minutes is {minutes:g}: a run killed in between loses as much")
+    return "\n".join([f"learning rate {rate:g}, saved every epoch and every {minutes:g} minutes", *notes])
 
 
 def check_memory(need: footprint.Footprint) -> str:
@@ -125,6 +153,17 @@ def check_disk(needed_gib: float, output: str | None) -> str:
             Problem(what, next_step="free some space, or OUTPUT=DIR on another disk"), ExitCode.CANNOT_CREATE
         )
     return f"{needed_gib:.2f} GiB needed of {free:.1f} GiB free"
+
+
+def check_file_size(needed_gib: float) -> str:
+    """Compare the largest file a training writes with what `ulimit -f` lets a process write."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return "no limit"
+    if limit < needed_gib * hardware.GIB:
+        what = f"files may have {limit / 2**20:.1f} MiB here, a checkpoint's may need {needed_gib * 1024:.1f} MiB"
+        raise UserError(Problem(what, next_step="ulimit -f unlimited"), ExitCode.IO)
+    return f"{limit / hardware.GIB:.2f} GiB"
 
 
 def check_writable(output: str | None = None) -> str:

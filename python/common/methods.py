@@ -4,6 +4,7 @@ LoRA (Hu et al. 2021, arXiv 2106.09685) adds ``alpha / r · B A`` to a frozen li
 model computes what the base computes until the first step.
 """
 
+import json
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError, did_you_mean
@@ -68,6 +69,11 @@ def save_adapter(model, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json into ``folder``."""
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own model card says nothing about this run
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("target_modules"):
+        config["target_modules"] = sorted(config["target_modules"])  # a set: in another order in every process
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def require_trained(model) -> None:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from common import weights
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.runs import read_json, runs_dir
@@ -17,7 +18,6 @@ from common.settings import ROOT, ModelSettings
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
 PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def model_folder(name: str) -> Path:
@@ -63,8 +63,8 @@ def check_model_folder(folder: Path) -> list[Problem]:
         return [Problem(f"{folder} holds no config.json", "a model folder in the hub's layout is needed")]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return [Problem(f"{folder} holds no tokenizer", "tokenizer.json is needed")]
-    shards, problems = _weight_files(folder)
-    return problems + [problem for shard in shards if (problem := _check_safetensors(shard))]
+    shards, problems = weights.list_weight_files(folder)
+    return problems + [problem for shard in shards if (problem := weights.check_safetensors(shard))]
 
 
 def hash_model_files(folder: Path) -> dict[str, str]:
@@ -101,6 +101,11 @@ def why_no_packs(config: dict[str, Any]) -> str | None:
     """Return why a model of this config cannot run packs of examples, or None when it can."""
     kind = config.get("model_type")
     return None if kind in PACKABLE else f"its attention ({kind}) is none of {', '.join(PACKABLE)}"
+
+
+def is_plain(config: dict[str, Any]) -> bool:
+    """True for a model whose tensors lie in its files under the names, and in the shapes, that the model has."""
+    return config.get("model_type") in PACKABLE and "quantization_config" not in config
 
 
 def load_tokenizer(folder: Path):
@@ -205,47 +210,3 @@ def _find_in_hub_cache(name: str, revision: str | None) -> Path | None:
         return None
     folder = Path(config).parent
     return None if check_model_folder(folder) else folder
-
-
-def _weight_files(folder: Path) -> tuple[list[Path], list[Problem]]:
-    """Return the safetensors files that are there, and a problem for each that ought to be."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-    else:
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not names:
-        only_bin = any(folder.glob("*.bin"))
-        what = f"{folder} holds only .bin weights" if only_bin else f"{folder} holds no weights"
-        return [], [Problem(what, "safetensors only: a .bin file can run code")]
-    shards = [folder / name for name in names]
-    present = [shard for shard in shards if shard.is_file()]
-    missing = [
-        Problem(f"{shard} is missing", f"the index lists {len(names)}") for shard in shards if shard not in present
-    ]
-    return present, missing
-
-
-def _check_safetensors(path: Path) -> Problem | None:
-    """Return a problem when the file is a git-lfs pointer, is cut short, or is no safetensors file."""
-    again = "copy or download it again"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(64)
-        if start.startswith(_LFS_POINTER):
-            return Problem(
-                f"{path} is a git-lfs pointer of {size} bytes", "the weights themselves", "run: git lfs pull"
-            )
-        header_size = int.from_bytes(start[:8], "little")
-        if len(start) < 8 or header_size > min(size, 100_000_000):
-            return Problem(f"{path} is cut short, or no safetensors file ({size:,} bytes)", next_step=again)
-        file.seek(8)
-        try:
-            header = json.loads(file.read(header_size))
-        except ValueError:
-            return Problem(f"{path} has an unreadable header", next_step=again)
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    wanted = 8 + header_size + max(ends, default=0)
-    if size != wanted:
-        return Problem(f"{path} has {size:,} bytes, its header promises {wanted:,}", next_step=again)
-    return None

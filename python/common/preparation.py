@@ -11,7 +11,8 @@ from common import checkpoints, checks, footprint, hardware, models
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
-from common.runs import Run, check_available, run_folder, runs_dir
+from common.runs import Run, check_available, read_json, run_folder, runs_dir
+from common.runs.folders import MANIFEST_FILE
 from common.settings import ROOT, Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
@@ -36,18 +37,22 @@ def check_job(job: Job) -> list[checks.Check]:
     recipe = job.recipe
     outcomes = [
         checks.run_check("run", lambda: _check_run(job)),
+        checks.run_check("numbers", lambda: checks.check_numbers(recipe)),
         checks.run_check("versions", checks.check_versions),
         checks.run_check("machine", lambda: _choose_machine(recipe)),
         checks.run_check("model", lambda: _find_model(job)),
     ]
+    if job.model_folder:
+        outcomes.append(checks.run_check("adapter", lambda: checks.check_adapter(job.model_folder, recipe.method)))
     parts = [part for part in ("train", "validation") if getattr(recipe.data, part)]
     outcomes += [checks.run_check(part, lambda part=part: _load_part(job, part)) for part in parts]
-    if all(outcome.ok for outcome in outcomes[2:]):
+    if all(outcome.ok for outcome in outcomes if outcome.title not in ("run", "versions")):
         outcomes += [
             checks.run_check("separation", lambda: _check_separation(job)),
             checks.run_check("packing", lambda: _choose_packing(job)),
             checks.run_check("memory", lambda: _fit_memory(job)),
             checks.run_check("disk", lambda: _check_disk(job)),
+            checks.run_check("file size", lambda: checks.check_file_size(_checkpoint_gib(job))),
         ]
     outcomes.append(checks.run_check("writable", lambda: checks.check_writable(recipe.output.folder)))
     return outcomes
@@ -211,9 +216,12 @@ def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footp
 
 
 def _check_disk(job: Job) -> str:
-    recipe = job.recipe
-    each = footprint.checkpoint_gib(models.read_config(job.model_folder), recipe.method)
-    return checks.check_disk((recipe.training.keep_checkpoints + 2) * each, recipe.output.folder)
+    kept = job.recipe.training.keep_checkpoints + 2
+    return checks.check_disk(kept * _checkpoint_gib(job), job.recipe.output.folder)
+
+
+def _checkpoint_gib(job: Job) -> float:
+    return footprint.checkpoint_gib(models.read_config(job.model_folder), job.recipe.method)
 
 
 def _check_unchanged(job: Job) -> None:
@@ -225,3 +233,8 @@ def _check_unchanged(job: Job) -> None:
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
         raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
+    before, now = read_json(run_folder(job.run_name) / MANIFEST_FILE)["hardware"], hardware.describe()
+    for key in ("cpu", "bf16"):
+        if before.get(key) != now[key]:
+            job.breaks.append(f"machine.{key}: was {before.get(key)!r}, is {now[key]!r}")
+            print(f"warning: {job.breaks[-1]}: the run goes on, with other bytes than it would have had there")

@@ -169,6 +169,10 @@ class RecipeTrainer(Trainer):
         self.log(metrics)
         return metrics
 
+    def _save_checkpoint(self, *args, **options) -> None:
+        with checkpoints.named_disk_errors(Path(self.args.output_dir)):
+            super()._save_checkpoint(*args, **options)
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         save_adapter(self.model, Path(output_dir))
 

@@ -3,8 +3,11 @@
 import gzip
 import json
 import os
+import shutil
+from hashlib import sha256
 from pathlib import Path
 
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "recipes" / "demo" / "model"
 ROWS = [
     {"prompt": "What is a fox?", "completion": "A small wild dog."},
     {"prompt": "Where does it live?", "completion": "In a den."},
@@ -83,6 +86,64 @@ def _no_files(folder: Path) -> None:
     (folder / "train.txt").write_text(LINES, encoding="utf-8")
 
 
+def _demo_model(folder: Path) -> Path:
+    """Copy the demo model to base/ and return its weights."""
+    shutil.copytree(DEMO_MODEL, folder / "base")
+    return folder / "base" / "model.safetensors"
+
+
+def _token_without_a_row(folder: Path) -> None:
+    from tokenizers import Tokenizer
+
+    _demo_model(folder)
+    path = str(folder / "base" / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.add_tokens(["zyzzyva"])
+    tokenizer.save(path)
+
+
+def _others_files(folder: Path) -> None:
+    _demo_model(folder)
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter-1.txt").write_text("years of work", encoding="utf-8")
+
+
+def _half_downloaded(folder: Path) -> None:
+    os.truncate(_demo_model(folder), 6_000_000)
+
+
+def _lfs_pointer(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6824536\n"
+    _demo_model(folder).write_text(pointer, encoding="utf-8")
+
+
+def _flipped_byte(folder: Path) -> None:
+    weights = _demo_model(folder)
+    record = {"size": weights.stat().st_size, "sha256": sha256(weights.read_bytes()).hexdigest()}
+    marker = {"model": "org/name", "revision": "abc", "files": {weights.name: record}}
+    (weights.parent / "MODEL.json").write_text(json.dumps(marker), encoding="utf-8")
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+
+
+def _missing_tensor(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = _demo_model(folder)
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+
+
+def _missing_shards(folder: Path) -> None:
+    weights = _demo_model(folder)
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    weights.rename(weights.with_name(names[0]))
+    index = {"weight_map": {f"tensor.{number}": name for number, name in enumerate(names)}}
+    (weights.parent / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
 _MAKERS = {
     3: _byte_order_mark,
     4: _carriage_returns,
@@ -95,4 +156,11 @@ _MAKERS = {
     27: _gzip_content,
     50: _secrets,
     51: _no_files,
+    60: _token_without_a_row,
+    64: _others_files,
+    70: _half_downloaded,
+    71: _lfs_pointer,
+    72: _flipped_byte,
+    73: _missing_tensor,
+    74: _missing_shards,
 }

@@ -60,10 +60,6 @@ def test_bad_input(case, run, tmp_path, monkeypatch, capfd, model_folders):
         assert snapshot(tmp_path) == before, "nothing is written"
 
 
-def test_every_case_from_1_to_51_is_here():
-    assert [int(case.name[:2]) for case in CASES][:51] == list(range(1, 52))
-
-
 def test_52_file_changes_during_the_run(tmp_path):
     from make_inputs import LINES
 

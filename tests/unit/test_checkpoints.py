@@ -1,5 +1,6 @@
 """Checkpoints: committed, verified, quarantined, rotated. Run: pytest tests/unit/test_checkpoints.py"""
 
+import errno
 import json
 
 import pytest
@@ -79,6 +80,28 @@ def test_rotation_keeps_two_and_never_counts_the_uncommitted(tmp_path):
         "checkpoint-3",
         "checkpoint-4",
     ]
+
+
+def test_what_a_kill_left_half_deleted_goes_with_the_next_rotation(tmp_path):
+    make_checkpoint(tmp_path, 1, commit=False)
+    for step in (2, 3):
+        make_checkpoint(tmp_path, step)
+    checkpoints.rotate_checkpoints(tmp_path, keep=2)
+    assert [folder.name for folder in checkpoints.list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_errors_of_the_writers_become_the_disk_error_they_were(tmp_path):
+    errors = {
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598"): errno.EIO,
+        RuntimeError("basic_ios::clear: iostream error"): errno.EIO,
+        Exception("I/O error: No space left on device (os error 28)"): errno.ENOSPC,
+    }
+    for error, number in errors.items():
+        with pytest.raises(OSError) as caught, checkpoints.named_disk_errors(tmp_path):
+            raise error
+        assert caught.value.errno == number
+    with pytest.raises(RuntimeError, match="shape"), checkpoints.named_disk_errors(tmp_path):
+        raise RuntimeError("shape mismatch")
 
 
 def test_differences_are_named(tmp_path):
