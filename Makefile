@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare bench bench-generate bench-data clean
+        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean
 
 ##@ Begin here
 help: ## this list
@@ -45,19 +45,25 @@ resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force!
 compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
 	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
+reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
+	@scripts/call.sh reproduce_run RUN=--run FORCE=--force!
+soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1)
+	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke!
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)
 	@scripts/call.sh bench_generate MODEL=--model
 bench-data: ## reading, checking and tokenising a million rows beside datasets.map (ROWS= MODEL=)
 	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
+bench-overhead: ## the share of a training's time that commits and status take (RECIPE= SMOKE=1)
+	@scripts/call.sh bench_overhead RECIPE=--recipe SMOKE=--smoke!
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh
 
 ##@ Checks
 test: ## all tests (TESTS=path)
 	@scripts/test.sh
-lint: ## ruff, shellcheck, shfmt
+lint: ## ruff, shellcheck, shfmt, a scan for secrets
 	@scripts/lint.sh
 format: ## let ruff and shfmt put it right
 	@scripts/lint.sh --fix

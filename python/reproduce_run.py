@@ -1,0 +1,77 @@
+"""Train a finished run again, from its manifest alone, and compare the two adapters byte by byte.
+
+  python python/reproduce_run.py --run demo
+
+First data, model and versions are held against the manifest: what differs is said, and the training is not begun unless
+--force is given. Another commit or machine is said and does not hinder. The new run is runs/<name>-again, with the
+comparison in reproduction.json. Exit code 0: the same bytes; 1: something differs, and where the losses part is said.
+"""
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import CommandParser, ExitCode, run_command
+
+
+def main() -> int:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the only completed one)")
+    parser.add_argument("--check", action="store_true", help="say what differs, then stop")
+    parser.add_argument("--force", action="store_true", help="train although data, model or versions have changed")
+    args = parser.parse_args()
+
+    from common import checks, runs
+    from common.reliability.manifests import compare_with_manifest
+    from common.runs.choose import choose_run
+
+    name = choose_run(args.run, "reproduce", lambda status: status["state"] == "completed")
+    manifest = runs.read_json(runs.run_folder(name) / "run.json")
+    outcomes, notes = compare_with_manifest(manifest)
+    checks.print_checks(outcomes)
+    for note in notes:
+        print(f"   {note}")
+    if not args.force:
+        checks.raise_problems(outcomes)
+    if args.check:
+        return ExitCode.OK
+
+    again = runs.free_name(f"{name[:58]}-again")
+    runs.check_available(again)
+    code = train_again(manifest, again)
+    return code or compare(name, again, notes)
+
+
+def train_again(manifest: dict, again: str) -> int:
+    """Train with the settings of ``manifest``, and nothing else, as run ``again``; return the command's exit code."""
+    from common.reliability.manifests import recipe_file_name, settings_for_repeat
+    from common.runs import launch
+
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder) / recipe_file_name(manifest)
+        recipe.write_text(json.dumps(settings_for_repeat(manifest)), encoding="utf-8")
+        return launch.run_here(launch.command_line(manifest["command"], "--recipe", str(recipe), "--run", again))
+
+
+def compare(name: str, again: str, notes: list[str]) -> int:
+    """Compare the two runs, write reproduction.json into the new one, and say how it ended."""
+    from common import hardware, runs
+    from common.reliability.comparing import compare_runs, differing_files
+
+    comparison = compare_runs(runs.run_folder(name), runs.run_folder(again))
+    report = {"of": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **comparison, "differences": notes}
+    runs.write_json(runs.run_folder(again) / "reproduction.json", report | {"machine": hardware.describe()})
+    for run, digest in zip((name, again), comparison["sha256"], strict=True):
+        print(f"{digest}  {run}")
+    if comparison["identical"]:
+        print(f"identical: run '{name}' is repeated to the byte by run '{again}'")
+        return ExitCode.OK
+    part = comparison["curves_part_at"]
+    where = "every logged loss is the same" if part is None else f"the loss curves part at step {part}"
+    print(f"NOT identical: {where}; other files that differ: {', '.join(differing_files(comparison)) or 'none'}")
+    return ExitCode.GATE
+
+
+if __name__ == "__main__":
+    run_command(main)
