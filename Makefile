@@ -31,7 +31,7 @@ train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT=
 	@scripts/train.sh
 train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 	@scripts/train.sh --default-recipe ba-cpu
-train-cpu-background: ## the same in the background: it outlives the terminal
+train-cpu-background: ## the same in the background: it outlives the terminal (MAX_RESTARTS=0)
 	@scripts/train_background.sh --default-recipe ba-cpu
 
 ##@ Runs

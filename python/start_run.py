@@ -19,14 +19,19 @@ def main() -> int:
     options, passed_on = read_options()
     recipe = load_recipe(options.recipe, smoke=options.smoke)
     name = runs.check_run_name(options.run or runs.free_name(recipe.name))
-    command = launch.command_line(f"python/{recipe.command}.py", "--recipe", options.recipe, "--run", name)
-    command += ["--smoke"] * options.smoke + ["--output", options.output] * bool(options.output) + passed_on
+    script = f"python/{recipe.command}.py"
+    words = ["--recipe", options.recipe, "--run", name, *["--smoke"] * options.smoke, *passed_on]
+    words += ["--output", options.output] * bool(options.output)
+    command = launch.command_line(script, *words)
 
     if options.foreground:
         return train_here(command, recipe, name)
     runs.check_available(name, options.output)
     launch.check_first(command)
 
+    if options.max_restarts > 0:
+        keeper = ("--run", name, "--max-restarts", str(options.max_restarts))
+        command = launch.command_line("python/keep_running.py", *keeper, script, *words)
     pid = launch.start_in_background(command, name)
     print(describe_start(name, pid))
     return ExitCode.OK
@@ -46,6 +51,8 @@ def read_options():
     parser.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's)")
     parser.add_argument("--output", metavar="DIR", help="another folder for the run; runs/NAME becomes a link to it")
     parser.add_argument("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
+    restarts = "how often a killed training is carried on by itself"
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help=restarts)
     parser.add_argument("--foreground", action="store_true", help="train here; Ctrl-C saves and stops")
     return parser.parse_known_args(sys.argv[1:])
 

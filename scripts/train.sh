@@ -18,7 +18,8 @@ returns when it has begun. Options that are not listed go to the recipe's comman
 
 Variables, as given to make: RECIPE, RUN (name of the run), TRAIN and VAL (data files), MODEL (folder, or a name
 that was downloaded), REVISION, OUTPUT (another folder for the run), SET (any setting, as in
-SET=data.allow_leak=true), SMOKE=1 (the demo model and a few steps).
+SET=data.allow_leak=true), SMOKE=1 (the demo model and a few steps), MAX_RESTARTS (in the background: how often a killed
+training is carried on, if it gets further each time).
 Paths are relative to the project.
 
   scripts/train.sh --recipe ba-cpu --run mine --train mine.jsonl --epochs 2
@@ -54,7 +55,8 @@ main() {
   if [ -z "$recipe" ]; then
     die "$EX_USAGE" "no recipe given" "recipes: $(list_recipes)" "make train RECIPE=NAME"
   fi
-  read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--train VAL=--val MODEL=--base-model SET=--set
+  read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--train VAL=--val MODEL=--base-model SET=--set \
+    MAX_RESTARTS=--max-restarts
   if [ -n "${REVISION:-}" ]; then OPTIONS+=(--set "model.revision=$REVISION"); fi
   set_up_python
   exec "$PYTHON_BIN" python/start_run.py ${place[@]+"${place[@]}"} --recipe "$recipe" \

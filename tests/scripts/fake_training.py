@@ -1,9 +1,11 @@
 """A training command without a model: the command line and the run folder of a real one, for tests of the launchers.
 
---set keys: steps, step_s, fail_at (raises there), helper (a child process that ignores SIGTERM), stubborn (never
-looks at stop requests), load_s (time before the manifest), early (a line printed before the lock), bad (refused).
+--set keys: steps, step_s, fail_at (raises there), die_at (is killed there), stuck (no step is ever saved), helper (a
+child process that ignores SIGTERM), stubborn (never looks at stop requests), load_s (time before the manifest), early
+(a line printed before the lock), bad (refused).
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -70,7 +72,10 @@ def train(run: runs.Run, settings: dict) -> None:
         run.update_status("training", step=step, total_steps=steps, loss=1 / step, eta_s=(steps - step) * step_s)
         if step == int(settings.get("fail_at", -1)):
             raise ArithmeticError(f"loss is not finite at step {step}")
-        runs.write_json(counter, {"step": step})
+        if "stuck" not in settings:
+            runs.write_json(counter, {"step": step})
+        if step == int(settings.get("die_at", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
         if "stubborn" in settings:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         elif run.stop_requested():

@@ -261,6 +261,31 @@ def test_a_killed_run_is_crashed_and_can_be_resumed(clone):
     assert clone.wait_for("hit", "completed")["step"] == 20
 
 
+@pytest.mark.parametrize(
+    ("settings", "state", "attempts", "words"),
+    [
+        ({"die_at": 3}, "completed", 2, "SIGKILL after step 3: restart 1 of 2"),
+        ({"die_at": 3, "stuck": 1}, "crashed", 2, "SIGKILL after step 3, no further than the last time: not restarted"),
+        ({"fail_at": 3}, "failed", 1, "not finite"),
+    ],
+)
+def test_restarts_are_bounded_and_only_after_the_same_step_was_passed(clone, settings, state, attempts, words):
+    answer = clone.train("kept", "--max-restarts", "2", steps=6, **settings)
+    assert answer.returncode == 0, answer.stderr
+    session = json.loads(clone.read("kept", "status.json"))["session"]
+    wait_for(lambda: not pids_of_session(session))
+    assert clone.status("kept")["state"] == state
+    assert len(json.loads(clone.read("kept", "run.json"))["attempts"]) == attempts
+    assert words in clone.read("kept", "train.log")
+
+
+def test_a_run_that_is_kept_can_be_stopped(clone):
+    clone.train("kept", "--max-restarts", "5", steps=10_000)
+    assert clone.run("make", "stop", RUN="kept").returncode == 0
+    status = json.loads(clone.read("kept", "status.json"))
+    assert status["state"] == "stopped" and pids_of_session(status["session"]) == []
+
+
 def test_resume_runs_only_commands_of_the_project(clone, tmp_path):
     clone.train("odd", steps=10_000)
     clone.run("make", "stop", RUN="odd")
