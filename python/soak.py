@@ -33,8 +33,13 @@ def main() -> int:
 
 
 def survived(report: dict) -> bool:
-    """True when every byte that must be equal is, and no loss differs."""
-    return report["identical"] and report["other_files_identical"] and report["curves_part_at"] is None
+    """True when every kill asked for was made, every byte that must be equal is, and no loss differs."""
+    return (
+        report["kills"] == report["kills_asked"]
+        and report["identical"]
+        and report["other_files_identical"]
+        and report["curves_part_at"] is None
+    )
 
 
 def describe(report: dict) -> str:
@@ -46,10 +51,13 @@ def describe(report: dict) -> str:
     ]
     if survived(report):
         return "\n".join([*lines, f"identical, and so are {len(report['other_files'])} other files and every loss"])
+    if report["kills"] < report["kills_asked"]:
+        lines.append(f"the training ended before all {report['kills_asked']} kills were made: train for more steps")
     differing = [name for name, equal in report["other_files"].items() if not equal]
     part = report["curves_part_at"]
     curves = "every loss is the same" if part is None else f"the losses part at step {part}"
-    return "\n".join([*lines, f"NOT identical: {', '.join(differing) or 'the adapter'}; {curves}"])
+    differing += ["the adapter"] * (not report["identical"])
+    return "\n".join([*lines, f"differing: {', '.join(differing) or 'nothing'}; {curves}"])
 
 
 if __name__ == "__main__":

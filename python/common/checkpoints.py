@@ -56,15 +56,21 @@ def commit_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     sync_folder(folder.parent)
 
 
+def read_commit(folder: Path) -> dict[str, Any] | None:
+    """Return what ``folder`` was committed with, None when it never was, or when COMMIT.json is not as written."""
+    try:
+        commit = read_json(folder / COMMIT)
+    except (UserError, OSError):
+        return None
+    return commit if commit.pop("sha256", None) == _seal(commit) else None
+
+
 def find_damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None when it is committed and every file is as it was."""
     if not is_committed(folder):
         return "it was never completed"
-    try:
-        commit = read_json(folder / COMMIT)
-    except (UserError, OSError):
-        return f"{COMMIT} cannot be read"
-    if commit.pop("sha256", None) != _seal(commit):
+    commit = read_commit(folder)
+    if commit is None:
         return f"{COMMIT} has changed"
     for name, digest in commit["files"].items():
         path = folder / name

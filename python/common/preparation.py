@@ -226,9 +226,8 @@ def _checkpoint_gib(job: Job) -> float:
 
 def _check_unchanged(job: Job) -> None:
     """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint."""
-    newest = [
-        folder for folder in checkpoints.list_checkpoints(run_folder(job.run_name)) if checkpoints.is_committed(folder)
-    ]
+    folders = checkpoints.list_checkpoints(run_folder(job.run_name))
+    newest = [folder for folder in folders if checkpoints.read_commit(folder)]
     job.breaks = checkpoints.compare_fingerprints(newest[-1], job.fingerprint()) if newest else []
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"

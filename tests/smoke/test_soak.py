@@ -12,66 +12,73 @@ from common.reliability.comparing import compare_runs, differing_files
 
 pytestmark = pytest.mark.smoke
 RECIPE = """command: finetune_ba
-data: {train: TRAIN, validation: VALIDATION}
-training: {max_steps: 6, gradient_accumulation: 2, warmup_steps: 1, learning_rate: 3.0e-3, threads: 1}
+data: {{train: {data}/train.jsonl, validation: {data}/validation.jsonl}}
+training: {{max_steps: {steps}, gradient_accumulation: 2, warmup_steps: 1, learning_rate: 3.0e-3, threads: 1}}
 """
+STEPS = 60  # fewer are over before a busy machine lets anyone kill the training
 
 
 def call(trainings, command, *words):
     line = [sys.executable, str(ROOT / "python" / command), *words]
-    return subprocess.run(line, env=trainings.environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(line, env=trainings.environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="session")
-def short_recipe(tmp_path_factory):
-    """A recipe of six short steps, with dropout."""
+def recipes(tmp_path_factory):
+    """A folder with short.yaml, six steps on four short examples, with dropout, and long.yaml, more of them."""
     sys.path.append(str(ROOT / "tests" / "bad"))
     from cooking import write_data
 
     folder = write_data(tmp_path_factory.mktemp("short"))
-    text = RECIPE.replace("TRAIN", str(folder / "train.jsonl")).replace("VALIDATION", str(folder / "validation.jsonl"))
-    (folder / "short.yaml").write_text(text, encoding="utf-8")
-    return str(folder / "short.yaml")
+    for name, steps in (("short", 6), ("long", STEPS)):
+        (folder / f"{name}.yaml").write_text(RECIPE.format(data=folder, steps=steps), encoding="utf-8")
+    return folder
 
 
-def test_killed_twice_it_ends_with_the_same_bytes(trainings, short_recipe):
-    done = call(trainings, "soak.py", "--recipe", short_recipe, "--kills", "2", "--seed", "1")
+@pytest.fixture(scope="session")
+def first(trainings, recipes):
+    """The name of a run of short.yaml."""
+    code, output = trainings.run("--recipe", str(recipes / "short.yaml"), "--run", "first")
+    assert code == 0, output
+    return "first"
+
+
+def test_killed_twice_it_ends_with_the_same_bytes(trainings, recipes):
+    done = call(trainings, "soak.py", "--recipe", str(recipes / "long.yaml"), "--kills", "2", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((trainings.folder / "soak" / "report.json").read_text())
     assert (report["kills"], report["resumed"], report["attempts"]) == (2, 2, 3)
     assert report["identical"] and report["sha256_uninterrupted"] == report["sha256_survivor"]
     assert report["curves_part_at"] is None and all(report["other_files"].values())
-    assert {"tokenizer.json", "loss.png", "checkpoint-6/optimizer.pt"} <= report["other_files"].keys()
-    assert report["dropout"] > 0 and report["steps"] == 6
+    assert {"tokenizer.json", "loss.png", f"checkpoint-{STEPS}/optimizer.pt"} <= report["other_files"].keys()
+    assert report["dropout"] > 0 and report["steps"] == STEPS
     states = [event["state"] for event in report["events"]]
     assert all(state not in ("completed", "stopped", "failed") for state in states)
     hits = [event for event in report["events"] if event["inside_save"]]
     assert len(hits) == report["mid_save_kills"]
     assert all("COMMIT.json" not in event["left_behind"] for event in hits)
-    attempts = json.loads((trainings.folder / "soak" / "short-seed1" / "survivor" / "run.json").read_text())["attempts"]
+    attempts = json.loads((trainings.folder / "soak" / "long-seed1" / "survivor" / "run.json").read_text())["attempts"]
     assert [attempt.get("state") for attempt in attempts] == [None, None, "completed"]
 
 
-def test_a_difference_is_found_and_named(trainings, finished):
-    run = trainings.folder / finished
-    copy = shutil.copytree(run, trainings.folder.parent / "copy-of-finished")
+def test_a_difference_is_found_and_named(trainings, first):
+    run = trainings.folder / first
+    copy = shutil.copytree(run, trainings.folder.parent / "copy-of-first")
     same = compare_runs(run, copy)
     assert same["identical"] and not differing_files(same) and same["curves_part_at"] is None
     lines = (copy / "metrics.jsonl").read_text().splitlines()
     record = json.loads(lines[4])
     lines[4] = json.dumps(record | {"loss": record["loss"] + 1e-7})
     (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    for name in ("adapter_model.safetensors", "checkpoint-8/optimizer.pt"):
+    for name in ("adapter_model.safetensors", "checkpoint-6/optimizer.pt"):
         (copy / name).write_bytes((copy / name).read_bytes()[:-1] + b"\0\1")
     other = compare_runs(run, copy)
     assert not other["identical"] and other["curves_part_at"] == record["step"]
-    assert differing_files(other) == ["checkpoint-8/optimizer.pt"]
+    assert differing_files(other) == ["checkpoint-6/optimizer.pt"]
 
 
-def test_a_run_is_reproduced_from_its_manifest(trainings, short_recipe):
-    code, output = trainings.run("--recipe", short_recipe, "--run", "first")
-    assert code == 0, output
-    done = call(trainings, "reproduce_run.py", "--run", "first")
+def test_a_run_is_reproduced_from_its_manifest(trainings, first):
+    done = call(trainings, "reproduce_run.py", "--run", first)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "identical: run 'first' is repeated to the byte by run 'first-again'" in done.stdout
     report = trainings.read("first-again", "reproduction.json")
@@ -91,14 +98,14 @@ def test_a_run_is_reproduced_from_its_manifest(trainings, short_recipe):
     ],
     ids=["data", "no data", "model", "versions", "code", "machine"],
 )
-def test_what_differs_from_the_manifest_is_said(trainings, finished, change, code, words):
-    manifest = trainings.read(finished, "run.json")
-    path = trainings.folder / finished / "run.json"
+def test_what_differs_from_the_manifest_is_said(trainings, first, change, code, words):
+    manifest = trainings.read(first, "run.json")
+    path = trainings.folder / first / "run.json"
     before = path.read_bytes()
     change(manifest)
     path.write_text(json.dumps(manifest))
     try:
-        done = call(trainings, "reproduce_run.py", "--run", finished, "--check")
+        done = call(trainings, "reproduce_run.py", "--run", first, "--check")
     finally:
         path.write_bytes(before)
     assert done.returncode == code, done.stderr

@@ -170,6 +170,7 @@ class Soak:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": manifest["recipe"],
             "seed": self.seed,
+            "kills_asked": self.kills,
             "kills": len(self.events),
             "mid_save_kills": sum(event["inside_save"] for event in self.events),
             "resumed": self.resumed,
