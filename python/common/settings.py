@@ -90,6 +90,7 @@ class EvaluationSettings:
 
     compare_when_done: bool = setting("compare as soon as a training in the foreground is done", False)
     demonstrations: int = setting("training examples shown to the prompted model", 1, low=0, high=64)
+    program: str | None = setting("better prompt found by `make optimize`, used instead of demonstrations", path=True)
     max_new_tokens: int = setting("an answer is cut there", 1024, low=1, high=1_000_000)
 
 

@@ -125,16 +125,16 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
 def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
     """The test items, and the splits the arms may have seen, the run's validation data among them."""
     paths = {"train": args.train, "validation": manifest.get("data", {}).get("validation", {}).get("path")}
-    rules = _data_rules(manifest)
-    test = load_examples(_locate(args.dataset), **rules)
+    rules = data_rules(manifest)
+    test = load_examples(locate(args.dataset), **rules)
     if any(not example.messages for example in test):
         raise UserError(
             Problem(f"{args.dataset}: rows of running text", "rows with a question and an answer"), ExitCode.DATA
         )
     known = {
-        name: load_examples(_locate(path), **rules)
+        name: load_examples(locate(path), **rules)
         for name, path in paths.items()
-        if path and _locate(path).resolve() != _locate(args.dataset).resolve()
+        if path and locate(path).resolve() != locate(args.dataset).resolve()
     }
     if args.train and "train" not in known:
         raise UserError(
@@ -143,7 +143,7 @@ def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[s
     return test, known
 
 
-def _data_rules(manifest: dict) -> dict:
+def data_rules(manifest: dict) -> dict:
     """What the run accepted in its data, the comparison accepts too."""
     settings = manifest.get("settings", {}).get("data", {})
     names = ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets")
@@ -159,7 +159,7 @@ def _load_demonstrations(args: argparse.Namespace, known: dict[str, Loaded], met
     return choose_demonstrations(known["train"].examples, args.demonstrations, metric, args.seed)
 
 
-def _locate(path: str) -> Path:
+def locate(path: str) -> Path:
     """A data file as named, or below the project's folder, as recipes name theirs."""
     return Path(path) if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 

@@ -12,7 +12,7 @@ from common.errors import ExitCode, Problem, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFEST_FILE = "run.json"
-RESERVED_NAMES = ("data", "models", "bench", "soak", "cache")
+RESERVED_NAMES = ("data", "models", "bench", "soak", "cache", "dspy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
