@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean
+        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean optimize
 
 ##@ Begin here
 help: ## this list
@@ -43,12 +43,14 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force!
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, GATE=1)
-	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output GATE=--gate!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program FOURTH=1 GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
 	@scripts/call.sh reproduce_run RUN=--run FORCE=--force!
 soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1)
 	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke!
+optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model)
+	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)

@@ -1,11 +1,12 @@
-"""Is fine-tuning worth it over a better prompt? Three arms answer the same held-out items; a verdict with its reasons.
+"""Is fine-tuning worth it over a better prompt? Three or four arms answer the same held-out items; a verdict, reasons.
 
-  python python/compare_ba_models.py --run demo                          base model, prompt with demonstrations, tuned
-  python python/compare_ba_models.py --baseline ollama:mistral:7b-instruct --optimized ollama:mistral:7b-instruct \\
-      --finetuned runs/ba-cpu --dataset test.jsonl --train train.jsonl --output report.json
+  python python/compare_ba_models.py --run demo                          base model, better prompt, tuned
+  python python/compare_ba_models.py --baseline ollama:mistral:7b-instruct --finetuned runs/ba-cpu \\
+      --optimized artifacts/dspy/local_base_optimized --dataset test.jsonl --train train.jsonl --output report.json
 
-An arm is a model folder or hub id, a run or adapter folder, ollama:NAME, or openai:NAME@URL. The optimised arm is shown
-demonstrations from the training data first. Beside report.json lie its .md and .html forms and scores.png. Run again
+An arm is a model folder or hub id, a run or adapter folder, ollama:NAME, or openai:NAME@URL. The optimised arm is the
+baseline with the prompt of a DSPy program (JSON state, file or folder, as `make optimize` writes it), or with
+demonstrations drawn from the training data. Beside report.json lie its .md and .html forms and scores.png. Run again
 after an interruption, it goes on where it stopped. Exit codes: 0 compared, 1 with --gate unless the verdict is
 ADOPT, 65 when a test item is known to an arm, 69 when a server stays away.
 """
@@ -23,14 +24,13 @@ def build_parser() -> CommandParser:
     arms.add_argument("--recipe", help="the run named after this recipe")
     arms.add_argument("--smoke", action="store_true", help="the smoke run of --recipe (ba-cpu unless given)")
     arms.add_argument("--baseline", help="the plain model (of --run: its base model)")
-    arms.add_argument("--optimized", help="the model with the better prompt (default: the baseline's)")
+    arms.add_argument("--optimized", help="a DSPy program, or a model (the recipe's program, or the baseline)")
     arms.add_argument("--finetuned", help="the fine-tuned model (of --run: its adapter)")
     arms.add_argument("--dataset", help="held-out items (of --run: its validation data)")
     arms.add_argument("--train", help="training data: demonstrations, leak check (of --run: its training data)")
     arms.add_argument("--output", help="report.json; the other reports go beside it (of --run: runs/NAME/compare/)")
-    arms.add_argument(
-        "--demonstrations", type=int, metavar="K", help="how many the optimised arm is shown (the recipe's)"
-    )
+    arms.add_argument("--demonstrations", type=int, metavar="K", help="so many drawn ones instead of a program")
+    arms.add_argument("--fourth-arm", action="store_true", help="also the fine-tuned model with the optimised prompt")
     arms.add_argument(
         "--metric", default="common.scoring:score_ba", metavar="MODULE:FUNCTION", help="how answers are scored"
     )

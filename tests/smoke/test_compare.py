@@ -97,7 +97,7 @@ def test_a_run_is_compared_and_everything_is_written(first, base, runs):
     arms = report["metadata"]["arms"]
     assert arms["finetuned"]["identity"]["adapter_sha256"]
     assert arms["baseline"]["identity"]["adapter_sha256"] == {}
-    assert len(report["metadata"]["demonstrations"]) == 1
+    assert len(report["metadata"]["prompt"]["demonstrations"]) == 1
     texts = {arm: [p["answers"][0]["text"] for p in report["models"][arm]["predictions"]] for arm in arms}
     assert texts["baseline"] != texts["finetuned"] and texts["baseline"] != texts["optimized"]
 
@@ -126,7 +126,9 @@ def test_the_source_command_line_with_arms_by_name(first, base, data, runs, tmp_
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(output.read_text())
-    assert len(report["metadata"]["demonstrations"]) == 2, "training data is known from the run's own run.json"
+    assert len(report["metadata"]["prompt"]["demonstrations"]) == 2, (
+        "training data is known from the run's own run.json"
+    )
     other = json.loads((first[1] / "report.json").read_text())
     assert [p["answers"] for p in report["models"]["baseline"]["predictions"]] == [
         p["answers"] for p in other["models"]["baseline"]["predictions"]

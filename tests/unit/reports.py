@@ -7,6 +7,7 @@ from common.comparison.comparing import Comparison, compare
 from common.comparison.thresholds import Thresholds
 from common.data import Loaded, load_examples
 from common.generation import Answer, Decoding
+from common.generation.programs import Prompt
 from common.scoring import load_metric
 
 DATA = Path(__file__).resolve().parents[2] / "recipes" / "demo" / "data"
@@ -47,7 +48,7 @@ def make_comparison(texts: dict[str, list], items: Loaded | None = None, **chang
         arms[name] = TableArm(name, table)
     options = {
         "known": {"train": load_examples(DATA / "train.jsonl")},
-        "demonstrations": [],
+        "prompt": Prompt(),
         "metric": load_metric("common.scoring:score_ba"),
         "decoding": Decoding(),
         "thresholds": Thresholds(),

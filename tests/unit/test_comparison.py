@@ -9,6 +9,7 @@ from common.comparison.thresholds import Thresholds
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding
+from common.generation.programs import Prompt
 from common.scoring import load_metric, score_ba
 
 METRIC = load_metric("common.scoring:score_ba")
@@ -93,10 +94,10 @@ def test_only_the_optimised_arm_is_shown_demonstrations_and_all_get_the_same_que
     train = load_examples(DATA / "train.jsonl").examples
     items = load_items(2)
     work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["a", "b"]), items)
-    work.demonstrations = choose_demonstrations(train, 2, METRIC, 0)
+    work.prompt = Prompt("", tuple(choose_demonstrations(train, 2, METRIC, 0)))
     shown = work.conversations("optimized")[0]
     assert [m.role for m in shown] == ["user", "assistant", "user", "assistant", "user"]
-    assert shown[:2] == list(work.demonstrations[0].messages) and shown[-1] == items.examples[0].messages[0]
+    assert shown[:2] == list(work.prompt.demonstrations[0].messages) and shown[-1] == items.examples[0].messages[0]
     assert work.conversations("baseline") == work.conversations("finetuned")
     assert work.conversations("baseline")[0] == list(items.examples[0].prompt_messages)
 
@@ -105,7 +106,7 @@ def test_demonstrations_go_behind_a_system_message():
     item = Example((Message("system", "s"), Message("user", "q"), Message("assistant", "a")), source="x:1")
     work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["a"]))
     work.test.examples[:] = [item]
-    work.demonstrations = [Example((Message("system", "t"), Message("user", "p"), Message("assistant", "b")))]
+    work.prompt = Prompt("", (Example((Message("system", "t"), Message("user", "p"), Message("assistant", "b"))),))
     assert [m.content for m in work.conversations("optimized")[0]] == ["s", "p", "b", "q"]
 
 
@@ -144,7 +145,7 @@ def test_test_item_in_the_training_data_fails_the_comparison(change):
 def test_test_item_among_demonstrations_from_elsewhere_fails_too():
     items = load_items(5)
     work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"] * 5), items)
-    work.demonstrations = [items.examples[2]]
+    work.prompt = Prompt("", (items.examples[2],))
     with pytest.raises(UserError, match=r"validation\.jsonl:3"):
         compare(work)
 

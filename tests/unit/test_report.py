@@ -179,10 +179,10 @@ def test_history_says_how_the_verdict_moved(report, tmp_path):
     moved = copy.deepcopy(again)
     moved["comparison"]["decision"]["verdict"] = "INCONCLUSIVE"
     moved["models"]["finetuned"]["scores"]["mean"] = 0.9
-    moved["metadata"]["demonstrations"] = ["train.jsonl:1"]
+    moved["metadata"]["prompt"]["demonstrations"] = ["train.jsonl:1"]
     line = keep_report(moved, tmp_path)
     assert "ADOPT → INCONCLUSIVE" in line and "100.0 % → 90.0 % (−10.0 points)" in line
-    assert "changed: demonstrations" in line
+    assert "changed: optimised prompt" in line
     names = sorted(path.name for path in (tmp_path / "history").iterdir())
     assert names == ["0001-adopt.json", "0002-inconclusive.json"]
 

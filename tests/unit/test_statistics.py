@@ -14,7 +14,9 @@ from common.statistics import (
     mean_interval,
     rate_interval,
     smallest_detectable_difference,
+    smallest_surviving_difference,
     summarise,
+    survives_failure,
 )
 
 RNG = np.random.default_rng(20)
@@ -143,3 +145,32 @@ def test_pairing_refuses_what_cannot_be_paired():
         PairedTest.of("a", "b", {"a": [1.0], "b": [0.5]})
     with pytest.raises(ValueError):
         PairedTest.of("a", "b", {"a": [1.0, 0.5, 0.2], "b": [0.5, 0.5]})
+
+
+def test_one_more_failed_item_is_the_t_test_of_the_longer_sample():
+    longer = [*DIFFERENCES, -0.9]
+    low = stats.t.interval(0.95, 22, np.mean(longer), stats.sem(longer))[0]
+    assert survives_failure(DIFFERENCES, 0.9, low - 1e-9) and not survives_failure(DIFFERENCES, 0.9, low + 1e-9)
+    rows = np.stack([DIFFERENCES, DIFFERENCES + 0.5])
+    assert survives_failure(rows, 0.9, 0.05).tolist() == [
+        paired(row, failure=0.9).survives_failure(0.05) for row in rows
+    ]
+
+
+def test_a_failure_costs_the_best_score_of_the_old_arm():
+    test = PairedTest.of("b", "a", {"a": [0.5, 0.8, 0.2], "b": [1.0, 1.0, 1.0]})
+    assert test.failure == 0.8
+
+
+@pytest.mark.parametrize(("n", "sd"), [(22, 0.15), (200, 0.15), (40, 0.05)])
+def test_the_surviving_difference_survives_with_about_80_percent_power(n, sd):
+    difference = smallest_surviving_difference(sd, n, 1.0)
+    samples = np.random.default_rng(6).normal(difference, sd, (20_000, n))
+    assert survives_failure(samples, 1.0).mean() == pytest.approx(0.80, abs=0.03)
+
+
+def test_items_to_settle_are_enough_for_a_claim_that_survives():
+    test = paired(np.tile([0.04, 0.10], 11), failure=0.9)
+    n = test.items_to_settle(0.0)
+    assert n > items_needed(test.sd, test.mean)
+    assert smallest_surviving_difference(test.sd, n, 0.9) <= test.mean

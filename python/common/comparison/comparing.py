@@ -1,4 +1,4 @@
-"""A comparison of three arms on one held-out set: asked, scored, tested, judged, and put into one report."""
+"""A comparison of three arms, or four, on one held-out set: asked, scored, tested, judged, and put into one report."""
 
 import random
 import time
@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 
 from common.comparison.apparatus import check_apparatus
 from common.comparison.thresholds import Thresholds
-from common.comparison.verdict import ARMS, decide, paired_tests
+from common.comparison.verdict import ARMS, BOTH, decide, paired_tests
 from common.data import Example, Loaded, Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Answer, Decoding, generate
 from common.generation.answers import AnswerCache
 from common.generation.arms import Arm
+from common.generation.programs import Prompt
 from common.scoring import Metric
 from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
 
@@ -22,22 +23,22 @@ MANY_CUT = 0.05  # of an arm's answers: worth a note
 
 @dataclass
 class Comparison:
-    """Everything a comparison works on. ``known`` are the splits the arms may have seen, by name (train first)."""
+    """Everything a comparison works on. ``known`` are the splits the arms may have seen, by name (train first);
+    ``prompt`` is the optimised one, for the arms that are asked with it."""
 
     arms: dict[str, Arm]
     test: Loaded
     known: dict[str, Loaded]
-    demonstrations: list[Example]
+    prompt: Prompt
     metric: Metric
     decoding: Decoding
     thresholds: Thresholds
     notes: list[str] = field(default_factory=list)
 
     def conversations(self, arm: str) -> list[list[Message]]:
-        """What ``arm`` is asked: each item's turns before the answer; the optimised arm demonstrations first."""
-        shown = self.demonstrations if arm == "optimized" else []
-        before = [message for example in shown for message in example.messages if message.role != "system"]
-        return [_insert_turns(example.prompt_messages, before) for example in self.test]
+        """What ``arm`` is asked: each item's turns before the answer, with the optimised prompt around them or not."""
+        prompt = self.prompt if arm in ("optimized", BOTH) else Prompt()
+        return [prompt.around(example.prompt_messages) for example in self.test]
 
 
 def choose_demonstrations(train: Sequence[Example], count: int, metric: Metric, seed: int) -> list[Example]:
@@ -57,33 +58,44 @@ def choose_demonstrations(train: Sequence[Example], count: int, metric: Metric, 
     return random.Random(seed).sample(order, count)
 
 
-def check_separation(test: Loaded, known: Mapping[str, Loaded], demonstrations: Sequence[Example]) -> dict:
+def check_separation(test: Loaded, known: Mapping[str, Loaded], prompt: Prompt) -> dict:
     """Compare the test items with every split the arms may have seen; counts by split, for the report.
 
-    Raises UserError (65) with every item that is in one of them: same, same but for case and spacing, the same
-    question, or large shared parts (13-word sequences).
+    Raises UserError (65) with every item that is in one of them, or among the demonstrations of ``prompt``: same, same
+    but for case and spacing, the same question, or large shared parts (13-word sequences); and when ``prompt`` was
+    searched for on the test items themselves.
     """
-    from common.data.leaks import check_leaks
-
     counts, problems = {}, []
+    if prompt.origin.get("search", {}).get("data", {}).get("sha256") == test.sha256:
+        problems.append(Problem(f"the optimised prompt was searched for on {test.path} itself"))
     splits = {name: list(loaded.examples) for name, loaded in known.items()}
-    # Demonstrations are looked for among the training data: alone they are too few to tell a copied answer from
-    # the fixed instructions, which every prompt shares.
-    shown = splits.setdefault("train", [])
-    shown += [example for example in demonstrations if example not in shown]
     for name, examples in splits.items():
-        if not examples:
-            continue
-        try:
-            counts[name] = check_leaks({name: examples, "test": test.examples})
-        except UserError as error:
-            problems += error.problems[:-1]
+        # Demonstrations are looked for among the training data: alone they are too few to tell a copied answer from
+        # the fixed instructions, which every prompt shares.
+        shown = [example for example in prompt.demonstrations if name == "train" and example not in examples]
+        counts[name] = _count_leaks({name: [*examples, *shown], "test": test.examples}, problems)
+    if prompt.demonstrations and "train" not in splits:
+        # Without training data the test items tell what is fixed.
+        counts["demonstrations"] = _count_leaks(
+            {"test": test.examples, "demonstrations": prompt.demonstrations}, problems
+        )
     if problems:
         advice = Problem(
             "test items are known to an arm", "a comparison needs items no arm has seen", "use another --dataset"
         )
         raise UserError([*problems, advice], ExitCode.DATA)
-    return counts
+    return {name: count for name, count in counts.items() if count}
+
+
+def _count_leaks(splits: dict[str, Sequence[Example]], problems: list[Problem]) -> dict:
+    """Leaks by kind between two splits; what is found goes to ``problems``."""
+    from common.data.leaks import check_leaks
+
+    try:
+        return check_leaks(splits) if all(splits.values()) else {}
+    except UserError as error:
+        problems += error.problems[:-1]
+        return {}
 
 
 def compare(
@@ -95,9 +107,10 @@ def compare(
     """
     if len(work.test) < 2:
         raise UserError(Problem(f"{work.test.path}: {len(work.test)} item", "two or more to compare"), ExitCode.DATA)
-    leaks = check_separation(work.test, work.known, work.demonstrations)
+    leaks = check_separation(work.test, work.known, work.prompt)
     checks = check_apparatus(work.test.examples, work.metric, work.thresholds)
-    for name in ARMS:
+    names = [name for name in (*ARMS, BOTH) if name in work.arms]
+    for name in names:
         work.arms[name].check(work.conversations(name), [example.source for example in work.test])
 
     def ask(name: str, conversations: list[list[Message]], shown_as: str = "") -> list[list[Answer]]:
@@ -105,11 +118,11 @@ def compare(
         return generate(work.arms[name], conversations, work.decoding, cache=cache, progress=told)
 
     models = {}
-    for name in ARMS:
+    for name in names:
         begin = time.monotonic()
         judged = _judge_arm(work.metric, work.test.examples, ask(name, work.conversations(name)))
         models[name] = judged | {"seconds": round(time.monotonic() - begin, 2)}
-    scores = {name: [item["score"] for item in models[name]["predictions"]] for name in ARMS}
+    scores = {name: [item["score"] for item in models[name]["predictions"]] for name in names}
     tests = paired_tests(scores)
     decision = asdict(decide(scores, work.thresholds))
     decision["notes"] += _note_cut_answers(models)
@@ -121,7 +134,7 @@ def compare(
         "models": models,
         "comparison": {
             "ranking": [{"model": name, "mean": models[name]["scores"]["mean"]}
-                        for name in sorted(ARMS, key=lambda name: -models[name]["scores"]["mean"])],
+                        for name in sorted(names, key=lambda name: -models[name]["scores"]["mean"])],
             "tests": {name: test.as_dict() for name, test in tests.items()},
             "effect_sizes": {name: test.cohens_d for name, test in tests.items()},
             "decision": decision,
@@ -153,12 +166,6 @@ def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> li
     by_heart = on_train > on_test + work.thresholds.adopt_gain
     meaning = "it has learnt them by heart" if by_heart else "it is no better there"
     return [f"On {len(drawn)} of its training examples the fine-tuned model scores {100 * on_train:.1f} %: {meaning}."]
-
-
-def _insert_turns(prompt: Sequence[Message], turns: Sequence[Message]) -> list[Message]:
-    """Demonstrations go behind a system message and before everything else."""
-    start = 1 if prompt and prompt[0].role == "system" else 0
-    return [*prompt[:start], *turns, *prompt[start:]]
 
 
 def _judge_arm(metric: Metric, examples: Sequence[Example], answers: list[list[Answer]]) -> dict:
@@ -204,7 +211,7 @@ def _metadata(work: Comparison) -> dict:
         "thresholds": asdict(work.thresholds),
         "statistics": {"confidence": CONFIDENCE, "claim_p": CLAIM_P, "resamples": RESAMPLES, "unit": "item"},
         "data": {name: loaded.summary() for name, loaded in {"test": work.test, **work.known}.items()},
-        "demonstrations": [example.source for example in work.demonstrations],
+        "prompt": work.prompt.describe(),
         "arms": {name: {"description": arm.description, "identity": arm.identity} for name, arm in work.arms.items()},
         "versions": package_versions(),
         "git": describe_git(),

@@ -39,7 +39,7 @@ _CONDITIONS = {
     "metric": lambda r: r["metadata"]["metric"],
     "decoding": lambda r: r["metadata"]["decoding"],
     "thresholds": lambda r: r["metadata"]["thresholds"],
-    "demonstrations": lambda r: r["metadata"]["demonstrations"],
+    "optimised prompt": lambda r: [r["metadata"]["prompt"][part] for part in ("instructions", "demonstrations")],
     "baseline": lambda r: r["metadata"]["arms"]["baseline"]["identity"],
     "optimised arm": lambda r: r["metadata"]["arms"]["optimized"]["identity"],
     "fine-tuned model": lambda r: r["metadata"]["arms"]["finetuned"]["identity"],

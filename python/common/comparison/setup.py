@@ -11,11 +11,13 @@ from typing import TextIO
 
 from common.comparison.comparing import Comparison, choose_demonstrations
 from common.comparison.thresholds import Thresholds
+from common.comparison.verdict import BOTH
 from common.data import Loaded, load_examples, parse_columns
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
 from common.generation.answers import AnswerCache
 from common.generation.arms import open_arm
+from common.generation.programs import Prompt, is_program, read_program
 from common.report.formats import arm_label
 from common.runs import read_json, run_folder
 from common.runs.choose import choose_run
@@ -37,14 +39,16 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     output = Path(args.output)
     check_writable(str(output.parent))
     test, known = _load_data(args, manifest)
-    demonstrations = _load_demonstrations(args, known, metric)
+    prompt = _load_prompt(args, known, metric)
     models: dict = {}
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
+    if args.fourth_arm:
+        specs[BOTH] = args.finetuned
     arms = {name: open_arm(name, spec, precision=_precision(manifest), models=models) for name, spec in specs.items()}
     for local in {id(arm): arm for arm in models.values()}.values():
         local.require_base_of(manifest)
-    notes = _notes(args, manifest, known)
-    return Comparison(arms, test, known, demonstrations, metric, decoding, thresholds, notes), output
+    notes = _notes(args, manifest, known) + _notes_on_prompt(args, prompt, arms["optimized"])
+    return Comparison(arms, test, known, prompt, metric, decoding, thresholds, notes), output
 
 
 def open_cache(output: Path, *, fresh: bool) -> AnswerCache:
@@ -101,8 +105,10 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
         args.baseline = args.baseline or manifest["model"]["path"]
         args.dataset = args.dataset or manifest["data"].get("validation", {}).get("path")
         args.train = args.train or manifest["data"].get("train", {}).get("path")
-    args.optimized = args.optimized or args.baseline
     recipe = asdict(EvaluationSettings()) | manifest.get("settings", {}).get("evaluation", {})
+    args.program = _find_program(args, recipe)
+    if args.optimized is None or is_program(args.optimized):
+        args.optimized = args.baseline
     for name in ("demonstrations", "max_new_tokens"):
         if getattr(args, name) is None:
             setattr(args, name, recipe[name])
@@ -112,9 +118,14 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
     ]
     if args.output and not args.output.endswith(".json"):
         problems.append(Problem(f"--output {args.output}", "a file that ends in .json"))
+    problems += [
+        Problem(f"--{name} {getattr(args, name)} is a program, not a model", "give it to --optimized")
+        for name in ("baseline", "finetuned")
+        if getattr(args, name) and is_program(getattr(args, name))
+    ]
     if args.demonstrations < 0:
         problems.append(Problem(f"--demonstrations {args.demonstrations}", "0 or more"))
-    if args.demonstrations > 0 and not args.train:
+    if args.demonstrations > 0 and not args.train and not args.program:
         problems.append(
             Problem("no training data to take demonstrations from", "--train FILE", "or --demonstrations 0 for none")
         )
@@ -153,10 +164,21 @@ def data_rules(manifest: dict) -> dict:
     return rules
 
 
-def _load_demonstrations(args: argparse.Namespace, known: dict[str, Loaded], metric) -> list:
+def _find_program(args: argparse.Namespace, recipe: dict) -> str | None:
+    """The program of --optimized; or the recipe's, where it is there and nothing else was asked for."""
+    if args.optimized is not None:
+        return args.optimized if is_program(args.optimized) else None
+    named = recipe.get("program")
+    return named if named and args.demonstrations is None and locate(named).is_file() else None
+
+
+def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> Prompt:
+    if args.program:
+        return read_program(locate(args.program))
     if not args.demonstrations:
-        return []
-    return choose_demonstrations(known["train"].examples, args.demonstrations, metric, args.seed)
+        return Prompt()
+    chosen = choose_demonstrations(known["train"].examples, args.demonstrations, metric, args.seed)
+    return Prompt("", tuple(chosen), {"kind": f"demonstrations drawn with seed {args.seed}, not searched for"})
 
 
 def locate(path: str) -> Path:
@@ -169,6 +191,20 @@ def _precision(manifest: dict) -> str:
 
     recorded = manifest.get("model", {}).get("precision", "auto")
     return pick_precision(recorded, pick_device().value).value
+
+
+def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm) -> list[str]:
+    """How the optimised prompt was found, where that bears on what its score means."""
+    search = prompt.origin.get("search", {})
+    notes = [f"Optimised prompt: {note}" for note in search.get("notes", [])]
+    found_for = search.get("model", {}).get("base_sha256")
+    if found_for and found_for != arm.identity.get("base_sha256"):
+        notes.append("The optimised prompt was found for another model: make optimize finds one for this model.")
+    if args.program and prompt.is_plain:
+        notes.append("So the optimised arm is asked just as the baseline is.")
+    if not args.program and args.optimized == args.baseline:
+        notes.append("The optimised prompt was not searched for: make optimize does that.")
+    return notes
 
 
 def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded]) -> list[str]:

@@ -2,7 +2,8 @@
 say that these items cannot tell.
 
 A verdict is a point rule on the means and, where it claims something, evidence for it: the paired difference is
-shown to lie on its side of the bound by interval and sign-flip test together (see :mod:`common.statistics`).
+shown to lie on its side of the bound by interval and sign-flip test together, and a gain also survives one more item
+that the fine-tuned model fails altogether (see :mod:`common.statistics`).
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from common.comparison.thresholds import Thresholds
 from common.statistics import TOLERANCE, PairedTest, lowest_rate_of_all_passed, mean_interval
 
 ARMS = ("baseline", "optimized", "finetuned")
+BOTH = "finetuned_optimized"  # an arm that may be added: the tuned model, asked with the optimised prompt
 USABLE_SCORE = 0.1
 VERDICTS = ("ADOPT", "KEEP_OPTIMIZED", "KEEP_BASELINE", "INCONCLUSIVE")
 
@@ -33,8 +35,9 @@ def decide(scores: dict[str, list[float]], thresholds: Thresholds | None = None,
 
 
 def paired_tests(scores: dict[str, list[float]], **options) -> dict[str, PairedTest]:
-    """The three comparisons by name: ``finetuned_vs_optimized`` and so on."""
-    pairs = (("optimized", "baseline"), ("finetuned", "optimized"), ("finetuned", "baseline"))
+    """The three comparisons by name, ``finetuned_vs_optimized`` and so on; a fourth where there is a fourth arm."""
+    pairs = [("optimized", "baseline"), ("finetuned", "optimized"), ("finetuned", "baseline")]
+    pairs += [(BOTH, "finetuned")] if BOTH in scores else []
     return {f"{new}_vs_{old}": PairedTest.of(new, old, scores, **options) for new, old in pairs}
 
 
@@ -113,10 +116,10 @@ class _Judge:
         unsettled = [test for test in (self.over_optimized, self.over_baseline) if not test.shows_above(0.0)]
         if not unsettled:
             p_value = max(self.over_optimized.p_value, self.over_baseline.p_value)
-            reasons.append(f"The gain is shown: the interval lies above 0, and sign-flip p = {p_value:.2g}.")
+            reasons.append(f"The gain is shown: the interval lies above 0, sign-flip p = {p_value:.2g}, and one more "
+                           "item that it fails altogether would not undo that.")  # fmt: skip
             return Decision("ADOPT", reasons)
-        reasons += [f"Yet the gain over {_name(test.old)} is not told from chance "
-                    f"(sign-flip p = {test.p_value:.2g})." for test in unsettled]  # fmt: skip
+        reasons += [_why_not_shown(test) for test in unsettled]
         return self._inconclusive(reasons, [(test, 0.0) for test in unsettled])
 
     def _inconclusive(self, reasons: list[str], open_questions: list[tuple[PairedTest, float]]) -> Decision:
@@ -143,7 +146,8 @@ class _Judge:
             notes.insert(
                 0,
                 f"With {n} items the smallest true difference found with 80 % power is "
-                f"{_points(self.over_optimized.smallest_detectable)} (fine-tuned against optimised prompt).",
+                f"{_points(self.over_optimized.smallest_detectable)} (fine-tuned against optimised prompt); to be "
+                f"adopted, one of {_points(self.over_optimized.smallest_claimable)}.",
             )
         if max(self.mean.values()) < USABLE_SCORE:
             notes.append("No arm does the task: see the answers, and whether the metric fits them.")
@@ -153,6 +157,12 @@ class _Judge:
 
     def _reaches_gain(self, test: PairedTest) -> bool:
         return test.mean >= self.gain - TOLERANCE
+
+
+def _why_not_shown(test: PairedTest) -> str:
+    if test.is_told_above(0.0):
+        return f"Yet one more item that it fails altogether would undo the gain over {_name(test.old)}."
+    return f"Yet the gain over {_name(test.old)} is not told from chance (sign-flip p = {test.p_value:.2g})."
 
 
 def _name(arm: str) -> str:

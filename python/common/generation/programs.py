@@ -20,6 +20,7 @@ from common.errors import ExitCode, Problem, UserError
 
 PROGRAM_FILE = "program.json"
 SEARCH_KEY = "search"  # what `make optimize` adds to the state: how the program was found
+_PICKLED = (".pkl", ".pickle")
 MAX_BYTES = 16 * 1024 * 1024
 # Fields of DSPy's own in a demonstration; the reasoning of a chain of thought is not part of the answer.
 _NOT_SHOWN = ("augmented", "reasoning", "rationale", "dspy_uuid", "dspy_split")
@@ -62,6 +63,15 @@ class Prompt:
         }
 
 
+def is_program(spec: str) -> bool:
+    """Whether an arm's name is a program: a JSON or pickle file, or a folder of such that holds no model."""
+    path = Path(spec)
+    if not path.is_dir():
+        return path.suffix in (".json", *_PICKLED)
+    has_model = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return not has_model and any(file.suffix in (".json", *_PICKLED) for file in path.iterdir())
+
+
 def read_program(path: str | Path) -> Prompt:
     """Read the JSON state of a DSPy program of one step: a file, or a folder that holds it.
 
@@ -94,7 +104,12 @@ def read_program(path: str | Path) -> Prompt:
             demonstrations.append(read_demonstration(demo, str(source)))
         except RowError as error:
             raise _unusable(file, f"demonstration {number}: {error}") from error
-    origin = {"kind": "DSPy program", "path": str(path), "sha256": hashlib.sha256(content).hexdigest(), "search": search}
+    origin = {
+        "kind": "DSPy program",
+        "path": str(path),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "search": search,
+    }
     return Prompt(used_instructions(instructions), tuple(demonstrations), origin)
 
 
@@ -135,9 +150,11 @@ def _find_file(path: Path) -> Path:
         names = ", ".join(file.name for file in files) or "none"
         raise UserError(Problem(f"{path}: JSON files in it: {names}", f"{PROGRAM_FILE}, or one"), ExitCode.NO_INPUT)
     if not path.is_file():
-        problem = Problem(f"there is no program {path}", "a JSON file or its folder", "make optimize RECIPE=… finds one")
+        problem = Problem(
+            f"there is no program {path}", "a JSON file or its folder", "make optimize RECIPE=… finds one"
+        )
         raise UserError(problem, ExitCode.NO_INPUT)
-    if path.suffix in (".pkl", ".pickle"):
+    if path.suffix in _PICKLED:
         raise _unusable(path, "a pickled program runs whatever is in it", "save it with program.save('x.json')")
     return path
 
@@ -154,5 +171,7 @@ def _find_steps(state: object) -> dict[str, dict]:
     }
 
 
-def _unusable(path: Path, what: str, allowed: str = "the JSON state of a DSPy program", next_step: str = "") -> UserError:
+def _unusable(
+    path: Path, what: str, allowed: str = "the JSON state of a DSPy program", next_step: str = ""
+) -> UserError:
     return UserError(Problem(f"{path}: {what}", allowed, next_step), ExitCode.DATA)

@@ -157,9 +157,9 @@ def _result(task: Task, best, history: list[dict], proposer_note: str) -> dict:
     plain = history[0]["score"]
     chosen = max(history, key=lambda trial: trial["score"])  # the earliest of equals, as MIPROv2 takes it
     state = best.dump_state()
-    state["metadata"] = {"dependency_versions": {name: importlib.metadata.version(name) for name in ("dspy", "optuna")}}
+    state["metadata"] = {"dependency_versions": {"dspy": importlib.metadata.version("dspy")}}  # where DSPy looks for it
     state[SEARCH_KEY] = {
-        "optimiser": "MIPROv2",
+        "optimiser": f"MIPROv2 of DSPy {importlib.metadata.version('dspy')}",
         "seed": task.seed,
         "model": task.arm.identity,
         "proposer": task.proposer.identity if task.proposer else None,

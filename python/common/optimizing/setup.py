@@ -24,7 +24,7 @@ ABLE_TO_WRITE_BYTES = 2_000_000_000  # of weights: a model of about a billion pa
 
 
 def set_up(args: argparse.Namespace) -> tuple[Task, AnswerCache, Path]:
-    """Return the task, the answers of an earlier, interrupted search, and where the program goes. UserError 64 to 78."""
+    """Return the task, the answers kept of an earlier search, and where the program goes. Raises UserError 64 to 78."""
     from common.checks import check_writable
 
     recipe = load_recipe(args.recipe) if args.recipe else None

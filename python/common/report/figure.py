@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.report.formats import arm_label, component_label, test_label
 
-COLOURS = {"baseline": "#7b828c", "optimized": "#1f77b4", "finetuned": "#d9730d"}
+COLOURS = {"baseline": "#7b828c", "optimized": "#1f77b4", "finetuned": "#d9730d", "finetuned_optimized": "#7a4fb5"}
 
 
 def draw_scores(report: dict, path: Path) -> None:
@@ -46,14 +46,14 @@ def _draw_components(axes, report: dict) -> None:
     names = list(next(iter(report["models"].values()))["component_scores"])
     height = 0.8 / len(report["models"])
     for place, (arm, model) in enumerate(report["models"].items()):
-        ys = [k + (place - 1) * height for k in range(len(names))]
+        ys = [k + (place - (len(report["models"]) - 1) / 2) * height for k in range(len(names))]
         values = [model["component_scores"].get(name, 0.0) for name in names]
         axes.barh(ys, values, height * 0.9, color=COLOURS[arm], label=arm_label(arm))
     axes.set_yticks(range(len(names)), [component_label(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_title("Components", fontsize=11)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=3, frameon=False, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.07), ncols=len(report["models"]), frameon=False, fontsize=9)
 
 
 def _draw_differences(axes, report: dict) -> None:

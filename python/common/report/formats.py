@@ -2,8 +2,10 @@
 
 import re
 
-ARM_LABELS = {"baseline": "Baseline", "optimized": "Optimised prompt", "finetuned": "Fine-tuned"}
-SHORT_LABELS = {"baseline": "baseline", "optimized": "prompt", "finetuned": "tuned"}
+ARM_LABELS = {"baseline": "Baseline", "optimized": "Optimised prompt", "finetuned": "Fine-tuned",
+              "finetuned_optimized": "Tuned and prompted"}  # fmt: skip
+SHORT_LABELS = {"baseline": "baseline", "optimized": "prompt", "finetuned": "tuned",
+                "finetuned_optimized": "both"}  # fmt: skip
 VERDICT_LABELS = {
     "ADOPT": "Adopt the fine-tuned model",
     "KEEP_OPTIMIZED": "Keep the optimised prompt",
