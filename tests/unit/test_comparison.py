@@ -102,6 +102,43 @@ def test_only_the_optimised_arm_is_shown_demonstrations_and_all_get_the_same_que
     assert work.conversations("baseline")[0] == list(items.examples[0].prompt_messages)
 
 
+def test_a_fourth_arm_is_the_tuned_model_with_the_optimised_prompt():
+    items = load_items()
+    gold = [item.completion for item in items]
+    texts = {"baseline": [""] * 22, "optimized": ["title: x"] * 22, "finetuned": gold, "finetuned_optimized": [""] * 22}
+    prompt = Prompt(
+        "Work well.", tuple(choose_demonstrations(load_examples(DATA / "train.jsonl").examples, 1, METRIC, 0))
+    )
+    work = make_comparison(texts, items, prompt=prompt)
+    report = compare(work)
+    assert list(report["models"]) == ["baseline", "optimized", "finetuned", "finetuned_optimized"]
+    assert work.conversations("finetuned_optimized") == work.conversations("optimized")
+    assert report["comparison"]["tests"]["finetuned_optimized_vs_finetuned"]["difference"] == -1.0
+    assert report["comparison"]["decision"]["verdict"] == "ADOPT", "the verdict is on the three"
+    assert "scores 0.0 %: −100.0 points" in " ".join(report["comparison"]["decision"]["notes"])
+    assert report["metadata"]["prompt"]["instructions"] == "Work well."
+
+
+def test_a_prompt_searched_for_on_the_test_items_fails_the_comparison():
+    items = load_items(5)
+    prompt = Prompt("Work well.", (), {"search": {"data": {"sha256": items.sha256}}})
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"] * 5), items, prompt=prompt)
+    with pytest.raises(UserError, match="searched for on") as error:
+        compare(work)
+    assert error.value.exit_code is ExitCode.DATA
+
+
+def test_demonstrations_are_checked_without_training_data_and_fixed_instructions_are_no_leak():
+    items, train = load_items(), load_examples(DATA / "train.jsonl").examples
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["x"] * 22), items, known={})
+    work.prompt = Prompt("", tuple(train[:2]))
+    leaks = compare(work)["checks"]["leaks"]
+    assert leaks["demonstrations"]["exact"] == leaks["demonstrations"]["13-gram"] == 0
+    work.prompt = Prompt("", (train[0], items.examples[2]))
+    with pytest.raises(UserError, match=r"validation\.jsonl:3"):
+        compare(work)
+
+
 def test_demonstrations_go_behind_a_system_message():
     item = Example((Message("system", "s"), Message("user", "q"), Message("assistant", "a")), source="x:1")
     work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), ["a"]))

@@ -7,17 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common.statistics import (
-    PairedTest,
+from common.power import (
     items_needed,
-    lowest_rate_of_all_passed,
-    mean_interval,
-    rate_interval,
     smallest_detectable_difference,
     smallest_surviving_difference,
-    summarise,
     survives_failure,
 )
+from common.statistics import PairedTest, lowest_rate_of_all_passed, mean_interval, rate_interval, summarise
 
 RNG = np.random.default_rng(20)
 DIFFERENCES = RNG.normal(0.08, 0.15, 22)

@@ -5,7 +5,7 @@ import pytest
 
 from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import VERDICTS, decide
-from common.statistics import survives_failure
+from common.power import survives_failure
 
 RNG = np.random.default_rng(8)
 

@@ -125,7 +125,7 @@ def compare(
     scores = {name: [item["score"] for item in models[name]["predictions"]] for name in names}
     tests = paired_tests(scores)
     decision = asdict(decide(scores, work.thresholds))
-    decision["notes"] += _note_cut_answers(models)
+    decision["notes"] += _note_cut_answers(models) + _note_fourth_arm(models, tests)
     if tests["finetuned_vs_optimized"].mean < 0 and work.known.get("train"):
         decision["notes"] += _look_for_overfitting(work, models["finetuned"]["scores"]["mean"], ask)
     return {
@@ -151,6 +151,16 @@ def _note_cut_answers(models: dict) -> list[str]:
         for name, count in counts.items()
         if count["truncated"] > MANY_CUT * count["total"]
     ]
+
+
+def _note_fourth_arm(models: dict, tests: dict) -> list[str]:
+    """What the optimised prompt does to the fine-tuned model; the verdict does not hang on it."""
+    if BOTH not in models:
+        return []
+    mean, test = models[BOTH]["scores"]["mean"], tests[f"{BOTH}_vs_finetuned"]
+    low, high = test.interval.low, test.interval.high
+    return [f"Asked with the optimised prompt, the fine-tuned model scores {100 * mean:.1f} %: {100 * test.mean:+.1f} "
+            f"points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}).".replace("-", "−")]  # fmt: skip
 
 
 def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> list[str]:

@@ -9,7 +9,8 @@ that the fine-tuned model fails altogether (see :mod:`common.statistics`).
 from dataclasses import dataclass, field
 
 from common.comparison.thresholds import Thresholds
-from common.statistics import TOLERANCE, PairedTest, lowest_rate_of_all_passed, mean_interval
+from common.power import TOLERANCE
+from common.statistics import PairedTest, lowest_rate_of_all_passed, mean_interval
 
 ARMS = ("baseline", "optimized", "finetuned")
 BOTH = "finetuned_optimized"  # an arm that may be added: the tuned model, asked with the optimised prompt
