@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -67,13 +66,17 @@ def compare(runs, *options, cwd=None):
     """The same in this process, which has loaded the libraries already."""
     import compare_ba_models
 
+    return run_in_process(compare_ba_models, runs, *options, cwd=cwd)
+
+
+def run_in_process(command, runs, *options, cwd=None):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("RECETARIO_RUNS", str(runs))
-        patch.setattr(sys, "argv", ["compare_ba_models.py", *map(str, options)])
+        patch.setattr(sys, "argv", [command.__name__, *map(str, options)])
         patch.chdir(cwd or ROOT)
         with pytest.raises(SystemExit) as end:
-            run_command(compare_ba_models.main)
+            run_command(command.main)
     return subprocess.CompletedProcess(options, end.value.code, out.getvalue(), err.getvalue())
 
 
@@ -133,6 +136,84 @@ def test_the_source_command_line_with_arms_by_name(first, base, data, runs, tmp_
     assert [p["answers"] for p in report["models"]["baseline"]["predictions"]] == [
         p["answers"] for p in other["models"]["baseline"]["predictions"]
     ]
+
+
+@pytest.fixture(scope="module")
+def program(base, data, tmp_path_factory):
+    """A program found by `optimize_prompt.py` for the tiny model."""
+    import optimize_prompt
+
+    output = tmp_path_factory.mktemp("programs") / "found"
+    options = ["--model", base, "--train", data / "train.jsonl", "--output", output, "--demonstrations", 1, "--dev", 4,
+               "--candidates", 3, "--trials", 2, "--max-new-tokens", 8]  # fmt: skip
+    done = run_in_process(optimize_prompt, tmp_path_factory.mktemp("runs"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "Demonstrations only" in done.stdout and f"program: {output / 'program.json'}" in done.stdout
+    return output
+
+
+def test_a_program_and_a_fourth_arm_are_compared(runs, program, tmp_path):
+    state = json.loads((program / "program.json").read_text())
+    state["answer"]["signature"]["instructions"] = "Answer in YAML."
+    (tmp_path / "mine.json").write_text(json.dumps(state))
+    options = ("--run", "tiny", "--max-new-tokens", 8, "--fourth-arm", "--output", tmp_path / "out" / "report.json")
+    done = compare(runs, *options, "--optimized", tmp_path / "mine.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["models"]) == ["baseline", "optimized", "finetuned", "finetuned_optimized"]
+    texts = {name: [p["answers"][0]["text"] for p in m["predictions"]] for name, m in report["models"].items()}
+    assert len({tuple(answers) for answers in texts.values()}) == 4, "each arm answers its own way"
+    prompt = report["metadata"]["prompt"]
+    assert prompt["instructions"] == "Answer in YAML." and prompt["search"]["seed"] == 42
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Answer in YAML." in page and "Tuned and prompted" in page and "MIPROv2" in page
+    assert "Tuned and prompted" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_runs_own_program_is_taken_when_it_is_there(runs, program, tmp_path):
+    path = runs / "tiny" / "run.json"
+    before = path.read_text()
+    manifest = json.loads(before)
+    try:
+        manifest["settings"] = {"evaluation": {"program": str(program / "program.json")}}
+        path.write_text(json.dumps(manifest))
+        done = compare(runs, "--run", "tiny", "--max-new-tokens", 8, "--output", tmp_path / "report.json")
+        assert done.returncode == 0, done.stderr
+        prompt = json.loads((tmp_path / "report.json").read_text())["metadata"]["prompt"]
+        assert prompt["kind"] == "DSPy program" and prompt["path"].endswith("program.json")
+        drawn = compare(runs, "--run", "tiny", "--max-new-tokens", 8, "--demonstrations", 1, "--output",
+                        tmp_path / "drawn.json")  # fmt: skip
+        assert "not searched for" in drawn.stdout
+    finally:
+        path.write_text(before)
+
+
+def test_programs_that_leak_or_stand_in_the_wrong_place_are_refused(runs, data, program, tmp_path):
+    state = json.loads((program / "program.json").read_text())
+    item = load_examples(data / "validation.jsonl").examples[2]
+    state["answer"]["demos"] = [{"prompt": item.prompt, "completion": item.completion}]
+    (tmp_path / "leaking.json").write_text(json.dumps(state))
+    options = ("--run", "tiny", "--output", tmp_path / "o" / "report.json")
+    refused(compare(runs, *options, "--optimized", tmp_path / "leaking.json"), 65, "validation.jsonl:3")
+    refused(compare(runs, *options, "--baseline", program), 64, "give it to --optimized")
+    refused(compare(runs, *options, "--optimized", tmp_path / "absent.json"), 66, "make optimize")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_search_refuses_what_it_cannot_do(runs, base, data, tmp_path):
+    import optimize_prompt
+
+    def search(*options):
+        return run_in_process(optimize_prompt, tmp_path, "--output", tmp_path / "out", *options)
+
+    train = ("--train", data / "train.jsonl")
+    refused(search(), 64, "--model is missing", "--train is missing")
+    refused(search("--model", base, *train, "--candidates", 2), 64, "--candidates 3 or more")
+    refused(search("--model", base, *train, "--demonstrations", 0), 64, "nothing to search for")
+    refused(search("--model", base, *train, "--dev", 2), 65, "12 training rows")
+    refused(search("--model", "/no/such/model", *train), 66, "/no/such/model")
+    refused(search("--recipe", "demos"), 66, "did you mean")
+    assert not (tmp_path / "out").exists()
 
 
 def test_sampling_repeats_with_its_seed(runs, tmp_path):
@@ -213,12 +294,3 @@ def test_a_base_model_that_changed_since_training_is_refused(runs, base, tmp_pat
         refused(done, 78, "is not the model", "config.json")
     finally:
         (folder / "run.json").write_text(json.dumps(manifest))
-
-
-def test_help_is_quick(runs):
-    times = []
-    for _ in range(3):
-        begin = time.monotonic()
-        assert call(runs, "--help").returncode == 0
-        times.append(time.monotonic() - begin)
-    assert min(times) < 0.3

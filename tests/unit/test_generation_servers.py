@@ -1,10 +1,9 @@
 """Arms behind OpenAI-compatible servers: faults are retried, what was answered is kept, nothing is silently zero.
 
 Faults come from a small HTTP server of the standard library that misbehaves on demand; the rest is asked of a real
-`transformers serve` on a free local port (skipped where fastapi and uvicorn are not installed).
+`transformers serve` on a free port of localhost.
 """
 
-import importlib.util
 import json
 import os
 import socket
@@ -233,49 +232,74 @@ def test_decoding_is_told_to_the_server_and_every_sample_has_its_seed():
         assert server.bodies[0]["temperature"] == 0 and "seed" not in server.bodies[0]
 
 
-SERVING = all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn"))
+class RealServer:
+    """`transformers serve` with the tiny model, on localhost."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.process = None
+
+    def start(self):
+        serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", str(self.folder)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        log = self.folder / "serve.log"
+        with log.open("w") as file:
+            self.process = subprocess.Popen([*serve, *options], env=environment, stdout=file, stderr=file)
+        deadline = time.monotonic() + 300  # of a machine that has much else to do
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1)
+                return
+            except OSError:
+                assert self.process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        raise AssertionError("the server did not come up: " + log.read_text())
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def real_server(tmp_path_factory):
-    """`transformers serve` with the tiny model; yields (url, model folder, process)."""
     folder = make_model(tmp_path_factory.mktemp("served"), [m.content for row in CONVERSATIONS for m in row])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
-    command = [*serve, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", str(folder)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    log = (folder / "serve.log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "serve.log").read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1", folder, process
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+    server = RealServer(folder)
+    server.start()
+    yield server
+    server.kill()
 
 
-@pytest.mark.skipif(not SERVING, reason="fastapi and uvicorn (transformers[serving]) are not installed")
-def test_real_server_gives_the_answers_of_the_local_model(real_server, tmp_path):
-    url, folder, process = real_server
+def test_real_server_that_dies_midway_gives_in_the_end_the_answers_of_the_local_model(real_server, tmp_path):
+    folder, path = real_server.folder, tmp_path / "answers.jsonl"
     local = generate(open_arm("local", str(folder)), CONVERSATIONS, Decoding(24))
-    arm = ServerArm("served", str(folder), url, timeout_s=60, attempts=2, first_wait_s=0.1, at_once=2)
-    path = tmp_path / "answers.jsonl"
+    arm = ServerArm("served", str(folder), real_server.url, timeout_s=60, attempts=2, first_wait_s=0.1, at_once=2)
+    generate(arm, CONVERSATIONS[:3], Decoding(24), cache=AnswerCache(path))
+    real_server.kill()
+    with pytest.raises(UserError, match="in 2 tries") as error:
+        generate(arm, CONVERSATIONS, Decoding(24), cache=AnswerCache(path))
+    assert error.value.exit_code is ExitCode.UNAVAILABLE
+    assert path.read_text().count('"key"') == 3, "what was answered is kept"
+    real_server.start()
     served = generate(arm, CONVERSATIONS, Decoding(24), cache=AnswerCache(path))
-    assert [row[0].text for row in served] == [row[0].text for row in local]
-    assert [row[0].finish_reason for row in served] == [row[0].finish_reason for row in local]
-    assert [row[0].prompt_tokens for row in served] == [row[0].prompt_tokens for row in local]
-    process.kill()
-    process.wait()
-    again = generate(arm, CONVERSATIONS, Decoding(24), cache=AnswerCache(path))
-    assert again == served, "a dead server is not missed for what it answered"
-    with pytest.raises(UserError, match="in 2 tries"):
-        generate(arm, [[Message("user", "something new")]], Decoding(24), cache=AnswerCache(path))
+    for field in ("text", "finish_reason", "prompt_tokens"):
+        assert [getattr(row[0], field) for row in served] == [getattr(row[0], field) for row in local]
+    assert path.read_text().count('"key"') == 6, "and not asked again"
+
+
+def test_real_server_refuses_a_model_it_does_not_have(real_server):
+    arm = ServerArm("served", "no/such-model", real_server.url, timeout_s=60, attempts=2, first_wait_s=0.1)
+    with pytest.raises(UserError) as error:
+        generate(arm, CONVERSATIONS[:1], Decoding(4))
+    assert error.value.exit_code is ExitCode.UNAVAILABLE
+
+
+def test_real_server_listens_on_localhost_only(real_server):
+    import psutil
+
+    listening = [c.laddr for c in psutil.Process(real_server.process.pid).net_connections() if c.status == "LISTEN"]
+    assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", real_server.port)]

@@ -130,4 +130,4 @@ def test_skewed_differences_without_a_gain_are_adopted_in_at_most_2_5_percent(dr
 
 
 def test_a_true_gain_of_ten_points_is_adopted_with_200_items():
-    assert count_adopted(200, 0.10, 100, np.random.default_rng(4)) >= 0.90 * 100
+    assert count_adopted(200, 0.10, 30, np.random.default_rng(4)) >= 0.90 * 30
