@@ -121,7 +121,7 @@ def html_page(handler, reply):
 
 
 def slow(handler, reply):
-    time.sleep(1.5)
+    time.sleep(3)
     handler.send(200, reply)
 
 
@@ -143,10 +143,8 @@ def test_what_may_pass_is_tried_again(fault):
 
 def test_slow_server_times_out_and_is_tried_again():
     with FaultyServer([slow]) as server:
-        begin = time.monotonic()
-        ((answer,),) = generate(arm_at(server.url, timeout_s=0.3), CONVERSATIONS[:1], Decoding(50))
-        assert answer.text == "re: question 0" and len(server.bodies) == 2
-        assert time.monotonic() - begin < 1.4
+        ((answer,),) = generate(arm_at(server.url, timeout_s=1.0), CONVERSATIONS[:1], Decoding(50))
+        assert answer.text == "re: question 0" and len(server.bodies) >= 2
 
 
 def test_waits_grow_and_the_servers_own_wish_is_heard():
@@ -156,19 +154,20 @@ def test_waits_grow_and_the_servers_own_wish_is_heard():
     with FaultyServer([overloaded, overloaded, busy]) as server:
         generate(arm_at(server.url, attempts=4, first_wait_s=0.1), CONVERSATIONS[:1], Decoding(50))
         waits = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-        assert 0.07 < waits[0] < 0.3 and 0.14 < waits[1] < 0.5 and waits[2] >= 0.99
+        assert waits[0] >= 0.07 and waits[1] >= 0.14 and waits[2] >= 0.99
 
 
 def test_answers_come_back_in_order_and_several_are_asked_at_once():
-    def unhurried(handler, reply):
-        time.sleep(0.3)
+    together = threading.Barrier(4, timeout=60)
+
+    def in_company(handler, reply):
+        together.wait()  # breaks unless four are there
         handler.send(200, reply)
 
-    with FaultyServer([unhurried] * 4) as server:
-        begin = time.monotonic()
-        answers = generate(arm_at(server.url, at_once=4), CONVERSATIONS, Decoding(50))
+    with FaultyServer([in_company] * 4) as server:
+        answers = generate(arm_at(server.url, at_once=4, timeout_s=90), CONVERSATIONS, Decoding(50))
         assert [row[0].text for row in answers] == [f"re: question {i}" for i in range(6)]
-        assert time.monotonic() - begin < 1.0
+        assert len(server.bodies) == 6 and not together.broken
 
 
 def test_server_that_stays_away_ends_the_comparison_with_advice():
