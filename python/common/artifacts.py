@@ -12,7 +12,7 @@ from common.data import check_unchanged
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import peak_rss_gib
 from common.hashing import sha256_of
-from common.methods import count_parameters, require_trained, save_adapter
+from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.progress import read_epochs
 from common.runs import Run, write_json
 from common.runs.folders import sync_folder
@@ -135,38 +135,67 @@ def model_card(run: Run, recipe: Recipe, info: Mapping[str, Any]) -> str:
     numbers = "\n".join(
         f"| {name} | {info[name]} |"
         for name in (
-            *(f"method_{name}" for name in ("kind", "rank", "alpha", "dropout", "targets")),
+            *(name for name in info if name.startswith("method_")),
             *("precision", "epochs", "steps", "micro_batch", "gradient_accumulation", "learning_rate", "scheduler"),
             *("warmup_steps", "weight_decay", "max_grad_norm", "seed", "trainable_params", "trainable_percentage"),
             *("train_loss", "eval_loss"),
         )
     )
     base = recipe.model.name if not Path(recipe.model.name).is_absolute() else Path(recipe.model.name).name
-    return _CARD.substitute(name=run.name, recipe=recipe.name, base=base, files=files, numbers=numbers)
+    title, tag, library, loading = _KINDS[recipe.method.kind]
+    return _CARD.substitute(
+        name=run.name,
+        recipe=recipe.name,
+        base=base,
+        files=files,
+        numbers=numbers,
+        title=title,
+        tag=tag,
+        library=library,
+        loading=loading.format(base=base),
+    )
 
 
 def _compare_with_memory(folder: Path, model) -> None:
     """Raise UserError (70) unless the saved tensors are, bit for bit, those of the model."""
     import torch
-    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    saved, live = load_file(folder / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    saved, live = load_file(folder / "adapter_model.safetensors"), saved_tensors(model)
     same = saved.keys() == live.keys() and all(torch.equal(saved[name], live[name].cpu()) for name in saved)
     if not same:
         raise UserError(Problem("the saved adapter differs from the one in memory"), ExitCode.INTERNAL)
 
 
+_PEFT = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+_OURS = """from pathlib import Path
+
+from common.methods import load_adapter  # in Recetario's folder python/
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = load_adapter(base, Path("path/to/this/folder"))
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+_KINDS = {
+    "lora": ("A LoRA adapter", "lora", "peft", _PEFT),
+    "adapter": ("Bottleneck adapters", "bottleneck-adapter", "transformers", _OURS),
+    "ptuning": ("Virtual tokens from p-tuning", "p-tuning", "peft", _PEFT),
+}
 _CARD = Template("""---
 base_model: $base
-library_name: peft
+library_name: $library
 pipeline_tag: text-generation
-tags: [lora, recetario]
+tags: [$tag, recetario]
 ---
 
 # $name
 
-A LoRA adapter for `$base`, trained with the recipe `$recipe` of Recetario.
+$title for `$base`, trained with the recipe `$recipe` of Recetario.
 
 ## Data
 
@@ -183,12 +212,7 @@ $numbers
 ## How to load
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("$base")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+$loading
 ```
 
 ## Limits

@@ -15,9 +15,8 @@ from pathlib import Path
 from common import footprint, hardware, models, weights
 from common.errors import ExitCode, Problem, UserError
 from common.manifest import LOCK_FILE, locked_versions
-from common.methods import check_targets
 from common.runs import runs_dir
-from common.settings import MethodSettings, ModelSettings, Recipe
+from common.settings import ModelSettings, Recipe
 
 _HIGH_LEARNING_RATE = 1e-2
 
@@ -110,15 +109,6 @@ def check_model(settings: ModelSettings) -> str:
         raise UserError(problems, ExitCode.NO_INPUT)
     linear, other = footprint.count_weights(models.read_config(folder))
     return f"{folder}: {(linear + other) / 1e6:,.1f} million parameters"
-
-
-def check_adapter(folder: Path, method: MethodSettings) -> str:
-    """Compare the adapter's targets with the layers that the model in ``folder`` has, and count its parameters."""
-    layers = weights.linear_layers(folder)
-    check_targets(list(layers), method.targets)
-    adapted = [shape for name, shape in layers.items() if name.rsplit(".", 1)[-1] in method.targets]
-    trainable = sum(method.rank * sum(shape) for shape in adapted)
-    return f"{method.kind} of rank {method.rank} on {len(adapted)} layers: {trainable:,} trainable parameters"
 
 
 def check_numbers(recipe: Recipe) -> str:

@@ -42,6 +42,13 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     head = config.get("head_dim") or hidden // heads
     key_value = (config.get("num_key_value_heads") or heads) * head
     inner = config["intermediate_size"]
+    if config.get("model_type") == "phi3":  # it keeps q, k and v in one matrix, gate and up in another
+        return {
+            "qkv_proj": (hidden, heads * head + 2 * key_value),
+            "o_proj": (heads * head, hidden),
+            "gate_up_proj": (hidden, 2 * inner),
+            "down_proj": (inner, hidden),
+        }
     return {
         "q_proj": (hidden, heads * head),
         "k_proj": (hidden, key_value),
@@ -61,11 +68,21 @@ def count_weights(config: Mapping[str, Any]) -> tuple[int, int]:
     return linear, embeddings + (2 * layers + 1) * hidden
 
 
-def count_lora_parameters(config: Mapping[str, Any], method: MethodSettings) -> int:
-    """Return layers × Σ r·(inputs + outputs) over the targets that the config's layers have."""
+def count_trainable(config: Mapping[str, Any], method: MethodSettings) -> int:
+    """Return how many parameters a method trains on a model of this config, by closed formula.
+
+    With L layers of width h: LoRA L · Σ r·(inputs + outputs) over its targets; k bottleneck adapters a layer of size s
+    L · k · (2·h·s + s + h); p-tuning with n tokens and an encoder of width e n·h + h·e + e + e² + e + e·h + h.
+    """
+    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+    if method.kind == "adapter":
+        places = 2 if method.placement == "houlsby" else 1
+        return layers * places * (2 * hidden * method.size + method.size + hidden)
+    if method.kind == "ptuning":
+        inner = method.encoder_size
+        return method.virtual_tokens * hidden + 2 * hidden * inner + inner**2 + 2 * inner + hidden
     shapes = linear_shapes(config)
-    per_layer = sum(method.rank * sum(shapes[target]) for target in method.targets if target in shapes)
-    return config["num_hidden_layers"] * per_layer
+    return layers * sum(method.rank * sum(shapes[target]) for target in method.targets if target in shapes)
 
 
 def estimate_training(
@@ -78,11 +95,12 @@ def estimate_training(
     linear, other = count_weights(config)
     other_bytes = 4.0 if precision == "fp32" else 2.0
     weights = linear * _BYTES_PER_WEIGHT[precision] + other * other_bytes
-    adapter = count_lora_parameters(config, method) * 4 * 4  # fp32: weight, gradient, and AdamW's two moments
+    adapter = count_trainable(config, method) * 4 * 4  # fp32: weight, gradient, and AdamW's two moments
 
     layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
     width = 4 if precision == "fp32" else 2
-    fp32_copies = hidden * 4 * (2 + len(method.targets))  # norms, and the LoRA inputs that are cast to fp32
+    inputs = {"lora": len(method.targets), "adapter": 3, "ptuning": 0}[method.kind]
+    fp32_copies = hidden * 4 * (2 + inputs)  # norms, and what a method casts to fp32
     per_layer = tokens * (8 * hidden * width + 4 * inner * width + fp32_copies)
     recomputed = math.ceil(layers / checkpoint_every) if checkpoint_every else 0
     kept = layers - recomputed + (1 if recomputed else 0)  # one is there at a time while it is recomputed
@@ -93,4 +111,4 @@ def estimate_training(
 
 def checkpoint_gib(config: Mapping[str, Any], method: MethodSettings) -> float:
     """Return the disk space of one checkpoint: the adapter and AdamW's two moments in fp32, and the tokenizer."""
-    return count_lora_parameters(config, method) * 3 * 4 / GIB + 0.01
+    return count_trainable(config, method) * 3 * 4 / GIB + 0.01

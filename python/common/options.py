@@ -2,20 +2,42 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
 
 from common.errors import CommandParser, ExitCode, Problem, UserError
 from common.settings import GROUPS, Recipe, load_recipe
 
+# What the medical commands share: the names their users know, and those that the launchers use.
+MEDICAL_OPTIONS = {
+    "--model_name": "model.name",
+    "--base-model": "model.name",
+    "--precision": "model.precision",
+    "--data_path": "data.train",
+    "--train": "data.train",
+    "--val": "data.validation",
+    "--max_length": "data.max_length_tokens",
+    "--output_dir": "output.folder",
+    "--output": "output.folder",
+    "--num_epochs": "training.epochs",
+    "--learning_rate": "training.learning_rate",
+    "--batch_size": "training.micro_batch",
+    "--seed": "training.seed",
+}
 
-def recipe_parser(description: str, options: Mapping[str, str], default_recipe: str) -> CommandParser:
+
+def recipe_parser(
+    description: str, options: Mapping[str, str], default_recipe: str, *, kind: str | None = None
+) -> CommandParser:
     """Return the parser of a training command.
 
     ``options`` maps the command's own flags to settings, as in ``{"--lr": "training.learning_rate"}``; help texts come
-    from the settings themselves, and ``--set group.key=value`` reaches every other one.
+    from the settings themselves, and ``--set group.key=value`` reaches every other one. ``kind`` is the one kind of
+    method that the command trains.
     """
     parser = CommandParser(description=description)
+    parser.set_defaults(kind=kind)
     run = parser.add_argument_group("the run")
     run.add_argument("--recipe", default=default_recipe, help="recipe: a name in recipes/, or a YAML file")
     run.add_argument("--run", metavar="NAME", help="name of the run in runs/ (default: the recipe's name)")
@@ -24,10 +46,11 @@ def recipe_parser(description: str, options: Mapping[str, str], default_recipe: 
     run.add_argument("--resume", action="store_true", help="carry on the run from its last good checkpoint")
     run.add_argument("--force", action="store_true", help="resume although data, model or settings have changed")
     recipe = parser.add_argument_group("the recipe's numbers (the YAML's unless given)")
-    for flag, key in options.items():
+    for key in dict.fromkeys(options.values()):
         group, name = key.split(".")
+        flags = [flag for flag, its_key in options.items() if its_key == key]
         recipe.add_argument(
-            flag, dest=key, metavar=name.upper(), help=GROUPS[group].__dataclass_fields__[name].metadata["help"]
+            *flags, dest=key, metavar=name.upper(), help=GROUPS[group].__dataclass_fields__[name].metadata["help"]
         )
     recipe.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help="any other setting")
     return parser
@@ -35,10 +58,39 @@ def recipe_parser(description: str, options: Mapping[str, str], default_recipe: 
 
 def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) -> Recipe:
     """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
-    given = {key: (getattr(args, key), flag) for flag, key in options.items() if getattr(args, key) is not None}
+    flags = {key: flag for flag, key in reversed(options.items())}
+    given = {key: (getattr(args, key), flag) for key, flag in flags.items() if getattr(args, key) is not None}
     for text in args.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
         given[key] = (yaml.safe_load(value) if value else None, "--set")
-    return load_recipe(args.recipe, given, smoke=args.smoke)
+    if "data.train" in given:
+        given |= _look_into_folder(*given["data.train"], given)
+    recipe = load_recipe(args.recipe, given, smoke=args.smoke)
+    if args.kind and recipe.method.kind != args.kind:
+        what = f"recipe {recipe.name} has method.kind {recipe.method.kind}"
+        raise UserError(
+            Problem(what, f"this command trains {args.kind}", f"use python/{recipe.command}.py"), ExitCode.CONFIG
+        )
+    return recipe
+
+
+def _look_into_folder(train: str, flag: str, given: Mapping[str, tuple]) -> dict[str, tuple[str, str]]:
+    """Return the files to train on and to validate with where ``train`` is a folder of prepare_dataset.py."""
+    folder = Path(train)
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for key, names in _SPLITS.items():
+        files = [folder / f"{name}.{ending}" for name in names for ending in ("jsonl", "json")]
+        there = next((path for path in files if path.is_file()), None)
+        if there:
+            found[key] = (str(there), flag)
+        elif key not in given or key == "data.train":
+            what = " or ".join(f"{name}.jsonl" for name in names)
+            raise UserError(Problem(f"{flag} {train}: no {what} in this folder"), ExitCode.NO_INPUT)
+    return {key: value for key, value in found.items() if key not in given or key == "data.train"}
+
+
+_SPLITS = {"data.train": ("train",), "data.validation": ("validation", "val")}

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Mapping
 from contextlib import contextmanager
 
-from common import checkpoints, checks, footprint, hardware, models
+from common import checkpoints, checks, footprint, hardware, methods, models
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
@@ -43,7 +43,7 @@ def check_job(job: Job) -> list[checks.Check]:
         checks.run_check("model", lambda: _find_model(job)),
     ]
     if job.model_folder:
-        outcomes.append(checks.run_check("adapter", lambda: checks.check_adapter(job.model_folder, recipe.method)))
+        outcomes.append(checks.run_check("method", lambda: methods.check_method(recipe, job.model_folder)))
     parts = [part for part in ("train", "validation") if getattr(recipe.data, part)]
     outcomes += [checks.run_check(part, lambda part=part: _load_part(job, part)) for part in parts]
     if all(outcome.ok for outcome in outcomes if outcome.title not in ("run", "versions")):
@@ -168,7 +168,7 @@ def _check_separation(job: Job) -> str:
 def _choose_packing(job: Job) -> str:
     """Settle whether examples are packed: wherever the model's attention accepts it."""
     training = job.recipe.training
-    reason = models.why_no_packs(models.read_config(job.model_folder))
+    reason = methods.why_no_packs(job.recipe.method) or models.why_no_packs(models.read_config(job.model_folder))
     if training.packing == "on" and reason:
         raise UserError(Problem(f"training.packing is on, but {reason}", "allowed: auto, off"), ExitCode.CONFIG)
     if training.packing == "off":
@@ -204,6 +204,7 @@ def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footp
     """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
     longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
+    longest += recipe.method.virtual_tokens if recipe.method.kind == "ptuning" else 0
     packed = recipe.training.packing == "on"
     tokens = max(longest, pack_tokens) if packed else recipe.training.micro_batch * longest
     return footprint.estimate_training(

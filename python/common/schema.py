@@ -13,9 +13,12 @@ import yaml
 from common.errors import ExitCode, Problem, UserError, did_you_mean
 
 
-def setting(help: str, default: Any = None, *, low=None, high=None, above=None, path: bool = False):
-    """Return a dataclass field with its help text and its limits: ``low <= value <= high``, or ``value > above``."""
-    limits = {"help": help, "low": low, "high": high, "above": above, "path": path}
+def setting(help: str, default: Any = None, *, low=None, high=None, above=None, path: bool = False, of: str = ""):
+    """Return a dataclass field with its help text and its limits: ``low <= value <= high``, or ``value > above``.
+
+    ``of`` names the kinds of method, separated by spaces, that a method's setting belongs to.
+    """
+    limits = {"help": help, "low": low, "high": high, "above": above, "path": path, "of": of}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)

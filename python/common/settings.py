@@ -1,6 +1,6 @@
 """A recipe's numbers: read, merged, checked, and turned into one object.
 
-Later layers win: defaults < ``recipes/<name>.yaml`` < the smoke overlay < the command line. Every problem of every
+Later layers win: defaults < ``recipes/<name>.yaml`` < the smoke overlays < the command line. Every problem of every
 layer is reported at once. A run keeps its resolved settings in ``run.json``; :func:`Recipe.from_dict` restores them.
 """
 
@@ -16,6 +16,7 @@ from common.schema import check_limits, convert, read_yaml, setting
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES_DIR = ROOT / "recipes"
 SMOKE_OVERLAY = RECIPES_DIR / "demo" / "smoke.yaml"
+SMOKE_OVERLAYS = RECIPES_DIR / "demo" / "smoke"  # and what a single recipe needs on the demo model
 
 
 @dataclass
@@ -46,13 +47,44 @@ class DataSettings:
 
 @dataclass
 class MethodSettings:
-    """The parameter-efficient method and its shape."""
+    """The parameter-efficient method and its shape. Each setting but the kind belongs to one kind."""
 
-    kind: Literal["lora"] = setting("parameter-efficient method", "lora")
-    rank: int = setting("LoRA rank r", 8, low=1, high=1024)
-    alpha: float = setting("LoRA alpha; the update is scaled by alpha / r", 32, above=0)
-    dropout: float = setting("dropout on the LoRA input", 0.1, low=0, high=0.9)
-    targets: list[str] = setting("names of the linear layers to adapt", ["q_proj", "k_proj", "v_proj", "o_proj"])
+    kind: Literal["lora", "adapter", "ptuning"] = setting("parameter-efficient method", "lora")
+    rank: int = setting("LoRA rank r", 8, low=1, high=1024, of="lora")
+    alpha: float = setting("LoRA alpha; the update is scaled by alpha / r", 32, above=0, of="lora")
+    dropout: float = setting("dropout on the LoRA input", 0.1, low=0, high=0.9, of="lora")
+    targets: list[str] = setting(
+        "names of the linear layers to adapt", ["q_proj", "k_proj", "v_proj", "o_proj"], of="lora"
+    )
+    init: Literal["zero", "svd"] = setting(
+        "how LoRA begins: B zero, or A and B from the weights' largest singular values (PiSSA)", "zero", of="lora"
+    )
+    size: int = setting("width of a bottleneck adapter", 64, low=1, high=65_536, of="adapter")
+    placement: Literal["houlsby", "pfeiffer"] = setting(
+        "adapters after attention and MLP, or after the MLP alone", "houlsby", of="adapter"
+    )
+    activation: Literal["gelu", "relu", "silu"] = setting("between an adapter's projections", "gelu", of="adapter")
+    virtual_tokens: int = setting("trained tokens put before every prompt", 20, low=1, high=10_000, of="ptuning")
+    encoder_size: int = setting("width of the network that makes them", 128, low=1, high=65_536, of="ptuning")
+
+    def __post_init__(self):
+        self.given: dict[str, str] = {}  # setting → who set it, to find what belongs to another kind
+
+    def own_settings(self) -> dict[str, Any]:
+        """Return the kind and the settings that belong to it."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if self.kind in (f.metadata["of"] or self.kind)}
+
+    def find_strangers(self) -> list[Problem]:
+        """Return a problem for each setting that was given and belongs to another kind of method."""
+        own = self.own_settings()
+        return [
+            Problem(
+                f"{label} is nothing that kind {self.kind} has",
+                f"{self.kind} has: {', '.join(name for name in own if name != 'kind')}",
+            )
+            for name, label in self.given.items()
+            if name not in own
+        ]
 
 
 @dataclass
@@ -115,8 +147,8 @@ class Recipe:
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dicts, as kept in run.json."""
-        return asdict(self)
+        """Return plain nested dicts, as kept in run.json; of the method, only what its kind has."""
+        return asdict(self) | {"method": self.method.own_settings()}
 
     @classmethod
     def from_dict(cls, resolved: Mapping[str, Any]) -> "Recipe":
@@ -148,7 +180,9 @@ def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *
     builder.add(content, path.name, ROOT)
     if smoke:
         builder.name += "-smoke"
-        builder.add(read_yaml(SMOKE_OVERLAY), SMOKE_OVERLAY.name, ROOT)
+        own = SMOKE_OVERLAYS / path.name
+        for overlay in (SMOKE_OVERLAY, own) if own.is_file() else (SMOKE_OVERLAY,):
+            builder.add(read_yaml(overlay), str(overlay.relative_to(RECIPES_DIR)), ROOT)
     for key, (value, flag) in (given or {}).items():
         group, _, leaf = key.partition(".")
         builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd())
@@ -199,6 +233,7 @@ class _Builder:
                     self._set(group, str(key), value, origin, base)
 
     def build(self) -> Recipe:
+        self.problems += self.groups["method"].find_strangers()
         if self.problems:
             raise UserError(self.problems, ExitCode.CONFIG)
         return Recipe(self.name, self.command, **self.groups)
@@ -221,6 +256,8 @@ class _Builder:
         if spec.metadata["path"] and value is not None or (group, key) == ("model", "name") and (base / value).is_dir():
             value = portable_path(base / value)
         setattr(self.groups[group], key, value)
+        if group == "method":
+            self.groups[group].given[key] = label
 
 
 def portable_path(path: Path) -> str:

@@ -18,7 +18,7 @@ from transformers.trainer_utils import set_seed
 from common import checkpoints, hardware, packed_model
 from common.errors import StoppedRun
 from common.jobs import Job
-from common.methods import save_adapter
+from common.methods import load_state, save_state
 from common.packing import Pack, plan_packs
 from common.progress import RunCallback, diverged
 from common.runs import Run
@@ -174,7 +174,10 @@ class RecipeTrainer(Trainer):
             super()._save_checkpoint(*args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        save_adapter(self.model, Path(output_dir))
+        save_state(self.model, Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_state(self.model, Path(resume_from_checkpoint))
 
 
 def count_trained(examples: Sequence) -> int:

@@ -68,15 +68,6 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def linear_layers(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return the full names of the linear layers in ``folder``, each with its (outputs, inputs)."""
-    return {
-        name.removesuffix(".weight"): shape
-        for name, shape in read_shapes(folder).items()
-        if len(shape) == 2 and name.endswith(".weight") and "embed" not in name
-    }
-
-
 def check_tensors(folder: Path) -> list[Problem]:
     """Return a problem when tensors are missing, unexpected or misshapen: the stock loader fills in random numbers.
 

@@ -24,7 +24,7 @@ def test_the_count_of_weights_is_exact():
 
 
 def test_the_count_of_lora_parameters_is_exact():
-    assert footprint.count_lora_parameters(MISTRAL_7B, MethodSettings(rank=8)) == 32 * 8 * (8192 + 5120 + 5120 + 8192)
+    assert footprint.count_trainable(MISTRAL_7B, MethodSettings(rank=8)) == 32 * 8 * (8192 + 5120 + 5120 + 8192)
 
 
 def test_weights_by_precision():

@@ -65,7 +65,7 @@ class BatchDecoder:
         # A sliding window counts cache slots, and padding lies between prefix and rest: exact only inside the window.
         window = getattr(self._model.config, "sliding_window", None)
         longest = max(len(row.prompt) + row.max_new_tokens for row in rows)
-        padded = longest + len(rows[0].prompt) - len(rows[-1].prompt)
+        padded = longest + len(rows[0].prompt) - len(rows[-1].prompt) + getattr(self._model, "virtual_tokens", 0)
         if window and padded > window:
             return 0
         return min(shared, length) if min(shared, length) >= MIN_SHARED_TOKENS else 0

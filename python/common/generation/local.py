@@ -37,9 +37,11 @@ class LocalModel:
         import torch
 
         from common.hardware import pick_device, pick_threads
-        from common.methods import load_adapter
+        from common.methods import check_adapter, load_adapter
         from common.models import load_model
 
+        if self.adapter:
+            check_adapter(self.adapter, self.folder)
         model = load_model(self.folder, self.precision, pick_device().value).eval()
         small = model.num_parameters() < SMALL_MODEL
         torch.set_num_threads(1 if small else pick_threads().value)
@@ -59,9 +61,13 @@ class LocalModel:
 
     @cached_property
     def max_positions(self) -> int:
+        """The longest sequence of real tokens: those that p-tuning puts before it take room, too."""
         from common.models import read_config
+        from common.runs import read_json
 
-        return read_config(self.folder).get("max_position_embeddings") or 2**31
+        limit = read_config(self.folder).get("max_position_embeddings") or 2**31
+        taken = read_json(self.adapter / "adapter_config.json").get("num_virtual_tokens") if self.adapter else 0
+        return limit - (taken or 0)
 
     @cached_property
     def base_hashes(self) -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""Parameter-efficient methods: added to a frozen base model, saved, loaded, and checked. LoRA for now.
+"""LoRA, through peft.
 
 LoRA (Hu et al. 2021, arXiv 2106.09685) adds ``alpha / r · B A`` to a frozen linear layer; B starts at zero, so that the
-model computes what the base computes until the first step.
+model computes what the base computes until the first step. With the base in NF4 it is QLoRA (Dettmers et al. 2023,
+arXiv 2305.14314).
 """
 
 import json
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError, did_you_mean
+from common.methods import svd
 from common.settings import MethodSettings
 
 
@@ -30,16 +32,17 @@ def check_targets(module_names: list[str], targets: list[str]) -> None:
         raise UserError(problems, ExitCode.CONFIG)
 
 
-def add_method(model, settings: MethodSettings, base_name: str):
-    """Return ``model`` with the adapter of ``settings`` added and everything else frozen.
+def linear_layers(model) -> list[str]:
+    """Return the full names of the model's linear layers, quantised ones included."""
+    import torch
 
-    Adapter weights are fp32 whatever the base's precision is. ``base_name`` is recorded in the adapter's config.
-    """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def add(model, settings: MethodSettings, base_name: str, base_folder: Path | None):
+    from peft import LoraConfig, get_peft_model
 
     check_targets(linear_layers(model), settings.targets)
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
@@ -50,23 +53,19 @@ def add_method(model, settings: MethodSettings, base_name: str):
     )
     adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base_name
+    if settings.init == "svd":
+        svd.begin(adapted, base_folder)
     return adapted
 
 
-def linear_layers(model) -> list[str]:
-    """Return the full names of the model's linear layers, quantised ones included."""
-    import torch
-
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-
-
-def count_parameters(model) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; a 4-bit weight counts as the parameters it packs."""
-    return model.get_nb_trainable_parameters()
+def save(model, folder: Path) -> None:
+    if svd.is_used(model):
+        svd.save_as_plain_lora(model, folder)
+    else:
+        save_state(model, folder)
 
 
-def save_adapter(model, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json into ``folder``."""
+def save_state(model, folder: Path) -> None:
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own model card says nothing about this run
     path = folder / "adapter_config.json"
@@ -76,35 +75,35 @@ def save_adapter(model, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def require_trained(model) -> None:
-    """Raise UserError (70) when the adapter has learned nothing: a B matrix that is still zero was never trained."""
-    import torch
+def load_state(model, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
 
-    untouched = [name for name, weight in model.named_parameters() if "lora_B" in name and not torch.any(weight)]
-    if untouched:
-        what = f"{len(untouched)} LoRA B matrices are still zero after training, {untouched[0]} for one"
-        raise UserError(Problem(what, "a trained adapter", "did the learning rate stay 0?"), ExitCode.INTERNAL)
+    saved = load_file(folder / "adapter_model.safetensors")
+    if saved.keys() != _own_tensors(model).keys():
+        raise UserError(Problem(f"{folder} is the checkpoint of another adapter"), ExitCode.CONFIG)
+    set_peft_model_state_dict(model, saved)
 
 
-def load_adapter(model, folder: Path):
-    """Return ``model`` with the adapter saved in ``folder``, in evaluation mode.
+def tensors(model) -> dict:
+    return svd.as_plain_lora(model) if svd.is_used(model) else _own_tensors(model)
 
-    Raises UserError: 66 when ``folder`` holds no adapter, 78 when the adapter does not fit the model.
-    """
+
+def load(model, folder: Path):
     from peft import PeftModel
 
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(Problem(f"{folder} holds no adapter", "adapter_config.json is missing"), ExitCode.NO_INPUT)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            Problem(f"{folder} holds no adapter_model.safetensors", "safetensors only: a .bin file can run code"),
-            ExitCode.NO_INPUT,
-        )
-    try:
-        adapted = PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            Problem(f"the adapter in {folder} does not fit this model: {reason}"), ExitCode.CONFIG
-        ) from error
-    return adapted.eval()
+    return PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
+
+
+def find_untrained(model) -> list[str]:
+    import torch
+
+    if svd.is_used(model):
+        return svd.find_untrained(model)
+    return [name for name, weight in model.named_parameters() if "lora_B" in name and not torch.any(weight)]
+
+
+def _own_tensors(model) -> dict:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)

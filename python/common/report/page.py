@@ -21,7 +21,7 @@ _WORDS = re.compile(r"\S+\s*|\s+")
 
 def render_page(report: dict) -> str:
     """The whole HTML page as text."""
-    return _environment(autoescape=True).get_template("page.html").render(
+    return open_templates(autoescape=True).get_template("page.html").render(
         report=report, rows=_item_rows(report), arms=list(report["models"]), **_charts(report)
     )  # fmt: skip
 
@@ -29,7 +29,7 @@ def render_page(report: dict) -> str:
 def render_markdown(report: dict, picture: str) -> str:
     """The Markdown report; ``picture`` is the file name of the plot beside it."""
     rows = sorted(_item_rows(report, marked=False), key=lambda row: row["gain"])
-    template = _environment(autoescape=False).get_template("report.md")
+    template = open_templates(autoescape=False).get_template("report.md")
     return template.render(report=report, rows=rows, arms=list(report["models"]), picture=picture)
 
 
@@ -59,7 +59,8 @@ def mark_differences(text: str, other: str) -> tuple[Markup, float | None]:
     return Markup("").join(parts), similar
 
 
-def _environment(*, autoescape: bool):
+def open_templates(*, autoescape: bool):
+    """Return the engine for the files in templates/; text of models and data is escaped with ``autoescape``."""
     import jinja2
 
     environment = jinja2.Environment(

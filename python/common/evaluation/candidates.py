@@ -1,0 +1,100 @@
+"""What is judged: a base model, and models tuned from it, each with its precision and what its training cost."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.generation.arms import find_local
+from common.generation.local import LocalModel
+from common.hardware import pick_device, pick_precision
+from common.methods.kinds import WEIGHTS_FILE, kind_of
+from common.runs import read_json
+
+BASE = "base"
+BASE_NF4 = "base in NF4"
+
+
+@dataclass
+class Candidate:
+    """A model to judge: ``base`` folder, ``precision`` of its weights, and its ``adapter`` folder, if it has one."""
+
+    name: str
+    base: Path
+    precision: str
+    adapter: Path | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> LocalModel:
+        """Return the model, to be loaded when first asked. UserError (78) when it was tuned on another base."""
+        model = LocalModel(self.base, self.precision, self.adapter)
+        model.require_base_of(self.manifest)
+        return model
+
+    @cached_property
+    def kind(self) -> str | None:
+        return kind_of(self.adapter) if self.adapter else None
+
+    def costs(self) -> dict[str, Any]:
+        """Return what the training took and what it left; None where nobody wrote it down."""
+        if self.adapter is None:
+            return dict.fromkeys(("trainable", "share", "adapter_bytes", "peak_gib", "training_s"), None)
+        path = self.adapter / "training_info.json"
+        info = read_json(path) if path.is_file() else {}
+        share = info.get("trainable_percentage")
+        return {
+            "trainable": info.get("trainable_params"),
+            "share": None if share is None else share / 100,
+            "adapter_bytes": sum(
+                (self.adapter / name).stat().st_size for name in ("adapter_config.json", WEIGHTS_FILE)
+            ),
+            "peak_gib": info.get("peak_gpu_gib") or info.get("peak_rss_gib"),
+            "training_s": training_seconds(self.manifest),
+        }
+
+
+def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
+    """Return the base, the base in NF4 where a tuned model has it so, and the tuned models, each by its name.
+
+    ``tuned`` maps names to run or adapter folders. All must come from one base model. The base is judged in the
+    precision of those that are not in NF4, so that a difference is the tuning's. Raises UserError: 64 without a tuned
+    model, 66 for folders that hold none, 78 when they do not belong together.
+    """
+    if not tuned:
+        options = "--qlora_model, --adapter_model, --ptuning_model"
+        raise UserError(Problem("there is no tuned model to judge", f"one or more of {options}"), ExitCode.USAGE)
+    found = [_open_tuned(name, folder, base) for name, folder in tuned.items()]
+    bases = sorted({str(candidate.base) for candidate in found})
+    if len(bases) > 1:
+        raise UserError(
+            Problem(f"the models have {len(bases)} bases: {', '.join(bases)}", "one, or --base_model"), ExitCode.CONFIG
+        )
+    plain = [candidate.precision for candidate in found if candidate.precision != "nf4"]
+    precision = plain[0] if plain else pick_precision("auto", pick_device().value).value
+    rows = [Candidate(BASE, found[0].base, precision)]
+    if len(plain) < len(found):
+        rows.append(Candidate(BASE_NF4, found[0].base, "nf4"))
+    return rows + found
+
+
+def training_seconds(manifest: dict[str, Any]) -> float | None:
+    """Return the time of all attempts of a run; None when one of them has no recorded end."""
+    attempts = manifest.get("attempts") or [{}]
+    try:
+        spans = [(datetime.fromisoformat(a["started_at"]), datetime.fromisoformat(a["ended_at"])) for a in attempts]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return sum((end - start).total_seconds() for start, end in spans)
+
+
+def _open_tuned(name: str, spec: str, base: str | None) -> Candidate:
+    folder = Path(spec)
+    kind_of(folder)
+    path = folder / "run.json"
+    manifest = read_json(path) if path.is_file() else {}
+    base_folder = find_local(base)[0] if base else find_local(spec)[0]
+    wanted = manifest.get("model", {}).get("precision", "auto")
+    precision = pick_precision(wanted, pick_device().value).value
+    return Candidate(name, base_folder, precision, folder.resolve(), manifest)

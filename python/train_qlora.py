@@ -1,0 +1,43 @@
+"""Fine-tune on medical questions with QLoRA: the base in NF4 with double quantisation, LoRA on top. CUDA or CPU.
+
+  python python/train_qlora.py                                            the recipe medical-qlora
+  python python/train_qlora.py --data_path my_data/ --lora_r 8 --init svd your data, LoRA begun by SVD (PiSSA)
+  python python/train_qlora.py --resume --run medical-qlora               carry on a run that was stopped
+
+Everything goes to runs/NAME/. Exit codes: 0 done, 64-78 what was wrong (see the message), 75 stopped and resumable.
+"""
+
+from common.errors import run_command
+from common.options import MEDICAL_OPTIONS, recipe_parser
+
+OPTIONS = MEDICAL_OPTIONS | {
+    "--lora_r": "method.rank",
+    "--lora_alpha": "method.alpha",
+    "--lora_dropout": "method.dropout",
+    "--init": "method.init",
+}
+
+
+def main() -> None:
+    args = recipe_parser(__doc__, OPTIONS, default_recipe="medical-qlora", kind="lora").parse_args()
+
+    from common.artifacts import save_finished
+    from common.methods import add_method
+    from common.models import load_model
+    from common.preparation import open_run, prepare
+    from common.training import train
+
+    job = prepare(args, OPTIONS)
+    if args.check:
+        return
+
+    recipe = job.recipe
+    with open_run(job) as run:
+        base = load_model(job.model_folder, recipe.model.precision, recipe.training.device)
+        model = add_method(base, recipe.method, recipe.model.name, job.model_folder)
+        trainer = train(run, job, model)
+        save_finished(run, recipe, trainer)
+
+
+if __name__ == "__main__":
+    run_command(main)
