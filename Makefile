@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean optimize
+        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean optimize train-qlora train-adapter train-ptuning pipeline search-rate evaluate
 
 ##@ Begin here
 help: ## this list
@@ -34,6 +34,17 @@ train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 train-cpu-background: ## the same in the background: it outlives the terminal (MAX_RESTARTS=0)
 	@scripts/train_background.sh --default-recipe ba-cpu
 
+train-qlora: ## medical questions with QLoRA, the base in 4 bits (the variables of train)
+	@scripts/train.sh --default-recipe medical-qlora
+train-adapter: ## the same with bottleneck adapters
+	@scripts/train.sh --default-recipe medical-adapter
+train-ptuning: ## the same with p-tuning
+	@scripts/train.sh --default-recipe medical-ptuning
+pipeline: ## data, these three trainings and their evaluation; what is done is not done again (DATA= MODEL= OUTPUT= SMOKE=1)
+	@scripts/call.sh run_all DATA=--input_data MODEL=--model_name OUTPUT=--output_dir SMOKE=--smoke!
+search-rate: ## train a recipe once a learning rate and compare on its validation data (RECIPE= RATES="1e-4 3e-4" SMOKE=1)
+	@scripts/call.sh search_rate RECIPE=--recipe RATES=--rates SMOKE=--smoke!
+
 ##@ Runs
 status: ## every run: state, progress, speed, time left, memory, last log lines (RUN= JSON=1)
 	@scripts/call.sh status RUN=--run JSON=--json!
@@ -51,6 +62,8 @@ soak: ## kill a training again and again, resume it, compare its bytes with an u
 	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke!
 optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model)
 	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer
+evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= OUTPUT=)
+	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data OUTPUT=--output_file
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)

@@ -180,13 +180,19 @@ def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *
     builder.add(content, path.name, ROOT)
     if smoke:
         builder.name += "-smoke"
-        own = SMOKE_OVERLAYS / path.name
-        for overlay in (SMOKE_OVERLAY, own) if own.is_file() else (SMOKE_OVERLAY,):
+        for overlay in recipe_files(name, smoke=True)[1:]:
             builder.add(read_yaml(overlay), str(overlay.relative_to(RECIPES_DIR)), ROOT)
     for key, (value, flag) in (given or {}).items():
         group, _, leaf = key.partition(".")
         builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd())
     return builder.build()
+
+
+def recipe_files(name: str, *, smoke: bool = False) -> list[Path]:
+    """Return the files that recipe ``name`` is read from: its own, and with ``smoke`` the overlays, in their order."""
+    path = _find_recipe(name)
+    overlays = [SMOKE_OVERLAY, SMOKE_OVERLAYS / path.name] if smoke else []
+    return [path, *(overlay for overlay in overlays if overlay.is_file())]
 
 
 def recipe_names() -> list[str]:

@@ -1,17 +1,20 @@
 """What is judged: a base model, and models tuned from it, each with its precision and what its training cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation.arms import find_local
 from common.generation.local import LocalModel
 from common.hardware import pick_device, pick_precision
 from common.methods.kinds import WEIGHTS_FILE, kind_of
 from common.runs import read_json
+from common.settings import ROOT, DataSettings, EvaluationSettings
 
 BASE = "base"
 BASE_NF4 = "base in NF4"
@@ -77,6 +80,48 @@ def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
     if len(plain) < len(found):
         rows.append(Candidate(BASE_NF4, found[0].base, "nf4"))
     return rows + found
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The longest item and the longest answer in tokens, for all alike."""
+
+    max_length_tokens: int
+    max_new_tokens: int
+
+
+def read_rules(candidates: Sequence[Candidate]) -> Rules:
+    """Return the largest limits that the candidates were trained with; the defaults where none is recorded."""
+    settings = [candidate.manifest.get("settings", {}) for candidate in candidates]
+    lengths = [s["data"]["max_length_tokens"] for s in settings if s]
+    answers = [s["evaluation"]["max_new_tokens"] for s in settings if s]
+    return Rules(
+        max(lengths, default=DataSettings().max_length_tokens),
+        max(answers, default=EvaluationSettings().max_new_tokens),
+    )
+
+
+def training_data(candidates: Sequence[Candidate]) -> dict[str, Loaded]:
+    """Return what the candidates were trained and validated on, by name, to be compared with the test items.
+
+    A file that is no longer there, or has changed since, cannot be compared: UserError (65).
+    """
+    files: dict[str, tuple[str, str]] = {}
+    for candidate in candidates:
+        for part, entry in candidate.manifest.get("data", {}).items():
+            files.setdefault(f"{entry['sha256'][:12]} {part}", (entry["path"], entry["sha256"]))
+    loaded = {}
+    for name, (path, sha256) in files.items():
+        found = ROOT / path
+        if not found.is_file():
+            raise UserError(
+                Problem(f"{path} is gone", "the models were trained on it, so test items are looked for in it"),
+                ExitCode.DATA,
+            )
+        loaded[name] = load_examples(found, on_bad_row="drop", allow_empty=True, allow_duplicates=True)
+        if loaded[name].sha256 != sha256:
+            raise UserError(Problem(f"{path} is not what the models were trained on", "it has changed"), ExitCode.DATA)
+    return loaded
 
 
 def training_seconds(manifest: dict[str, Any]) -> float | None:

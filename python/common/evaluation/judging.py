@@ -23,7 +23,6 @@ def judge(
     test: Loaded,
     decoding: Decoding,
     limits: Limits,
-    *,
     max_length_tokens: int,
     progress: Callable[[str, int, int], None],
 ) -> dict:
@@ -81,7 +80,7 @@ def judge_one(candidate: Candidate, test: Loaded, decoding: Decoding, max_length
         "generated_tokens": tokens,
         "tokens_per_s": tokens / seconds,
         **candidate.costs(),
-        "items": items,
+        "item_scores": items,
         "answers": texts,
     }
 
@@ -112,7 +111,7 @@ def compare_pairs(models: dict[str, dict]) -> dict[str, dict]:
 def paired_test(models: dict[str, dict], new: str, old: str, measure: str) -> PairedTest:
     """Pair two models item by item. Of losses, the one that falls is the gain."""
     sign = -1.0 if measure == "loss" else 1.0
-    return PairedTest.of(new, old, {n: [sign * x for x in models[n]["items"][measure]] for n in (new, old)})
+    return PairedTest.of(new, old, {n: [sign * x for x in models[n]["item_scores"][measure]] for n in (new, old)})
 
 
 def _metadata(candidates: Sequence[Candidate], test: Loaded, decoding: Decoding, limits: Limits) -> dict:

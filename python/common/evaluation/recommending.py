@@ -92,7 +92,7 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
 
 
 def _loss_gain(models: dict[str, dict], new: str, old: str) -> PairedTest:
-    losses = {name: [-loss for loss in models[name]["items"]["loss"]] for name in (new, old)}
+    losses = {name: [-loss for loss in models[name]["item_scores"]["loss"]] for name in (new, old)}
     return PairedTest.of(new, old, losses)
 
 

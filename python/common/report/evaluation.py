@@ -7,6 +7,7 @@ from common.report.page import open_templates
 from common.runs import write_json
 
 MIB = 2**20
+TABLE_WIDTH = 150
 
 
 def write_evaluation(report: dict, path: Path) -> list[Path]:
@@ -57,6 +58,7 @@ def print_evaluation(report: dict) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    console = Console(highlight=False, width=max(console.width, TABLE_WIDTH))  # a narrow table would lose its figures
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)

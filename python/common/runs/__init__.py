@@ -28,6 +28,7 @@ from common.runs.folders import (
     read_json,
     run_folder,
     runs_dir,
+    utc_now,
     write_json,
 )
 from common.runs.run import Run
@@ -48,6 +49,7 @@ __all__ = [
     "read_status",
     "run_folder",
     "runs_dir",
+    "utc_now",
     "write_json",
 ]
 

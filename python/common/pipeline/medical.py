@@ -1,0 +1,94 @@
+"""The stages of the medical methods: questions, data, three trainings, one evaluation."""
+
+import argparse
+from pathlib import Path
+
+from common import models, runs
+from common.errors import UserError
+from common.pipeline.stages import Stage
+from common.runs import launch
+from common.settings import ModelSettings, load_recipe, recipe_files
+
+METHODS = {"qlora": ("--lora_r", "--lora_alpha"), "adapter": ("--adapter_size",), "ptuning": ("--num_virtual_tokens",)}
+SHARED = ("--model_name", "--num_epochs", "--batch_size", "--learning_rate", "--max_length", "--seed")
+
+
+def plan_stages(args: argparse.Namespace, folder: Path) -> list[Stage]:
+    """Return the stages that the options of run_all.py ask for; the evaluation is written into ``folder``."""
+    suffix = "-smoke" if args.smoke else ""
+    splits = Path(args.processed_data_dir or runs.runs_dir() / "data" / f"medical_qa{suffix}").absolute()
+    stages = [*_data_stages(args, splits), *_training_stages(args, splits, suffix)]
+    return stages if args.skip_evaluation else [*stages, _evaluation_stage(args, splits, folder, suffix)]
+
+
+def _data_stages(args, splits: Path) -> list[Stage]:
+    if args.skip_data_prep:
+        return []
+    generated = runs.runs_dir() / "data" / "medical" / "medical_qa.jsonl"
+    source = Path(args.input_data or generated).absolute()
+    stages = []
+    if not args.input_data:
+        command = launch.command_line("python/make_data.py", "--recipe", "medical-qlora", f"--output={source.parent}")
+        stages.append(Stage("questions", command, outputs=[source]))
+    recipe = load_recipe("medical-qlora", smoke=args.smoke)
+    length = args.max_length or recipe.data.max_length_tokens
+    model = args.model_name or recipe.model.name
+    words = [f"--input_data={source}", f"--output_dir={splits}", f"--model_name={model}", f"--max_length={length}"]
+    words += [f"--seed={args.seed}"] if args.seed else []
+    command = launch.command_line("python/prepare_dataset.py", *words, "--force")
+    outputs = [splits / f"{part}.jsonl" for part in ("train", "validation", "test")]
+    needs = [] if args.input_data else ["questions"]
+    return [*stages, Stage("data", command, inputs=[source], outputs=outputs, needs=needs)]
+
+
+def _training_stages(args, splits: Path, suffix: str) -> list[Stage]:
+    stages = []
+    for method, own in METHODS.items():
+        if getattr(args, f"skip_{method}"):
+            continue
+        recipe, run = f"medical-{method}", _run_name(method, suffix)
+        words = ["--recipe", recipe, "--run", run, f"--data_path={splits}"] + ["--smoke"] * args.smoke
+        values = {flag: getattr(args, flag.removeprefix("--")) for flag in (*SHARED, *own)}
+        words += [f"{flag}={value}" for flag, value in values.items() if value is not None]
+        words += [f"--output_dir={Path(args.output_dir).absolute() / method}"] if args.output_dir else []
+        inputs = [*recipe_files(recipe, smoke=args.smoke), splits / "train.jsonl", splits / "validation.jsonl"]
+        model = load_recipe(recipe, smoke=args.smoke).model
+        inputs += _model_files(args.model_name or model.name, None if args.model_name else model.revision)
+        command = launch.command_line(f"python/train_{method}.py", *words)
+        needs = [] if args.skip_data_prep else ["data"]
+        outputs = [runs.runs_dir() / run / "DONE.json"]
+        stages.append(Stage(method, command, inputs=inputs, outputs=outputs, needs=needs, run=run))
+    return stages
+
+
+def _evaluation_stage(args, splits: Path, folder: Path, suffix: str) -> Stage:
+    """One evaluation of all that is trained, now or before; it reads the adapters, so a new one is judged anew."""
+    test = next(
+        (path for ending in ("jsonl", "json") if (path := splits / f"test.{ending}").is_file()), splits / "test.jsonl"
+    )
+    report = folder / "evaluation_results.json"
+    command = launch.command_line("python/evaluate_models.py", f"--test_data={test}", f"--output_file={report}")
+    command += ["--check_merge"] * args.smoke
+    skipped = {method for method in METHODS if getattr(args, f"skip_{method}")}
+    places = {method: runs.runs_dir() / _run_name(method, suffix) for method in METHODS}
+    there = {method for method in skipped if (places[method] / "DONE.json").is_file()}
+
+    def name_models(done: set[str]) -> list[str]:
+        return [f"--{method}_model={places[method]}" for method in METHODS if method in done | there]
+
+    inputs = [test, *(place / "adapter_model.safetensors" for place in places.values())]
+    any_of = () if there else tuple(METHODS)
+    return Stage("evaluation", command, inputs=inputs, outputs=[report], any_of=any_of, extra=name_models)
+
+
+def _run_name(method: str, suffix: str) -> str:
+    return f"medical-{method}{suffix}"
+
+
+def _model_files(name: str, revision: str | None) -> list[Path]:
+    """The files that decide what the base model computes; none while it is not on this machine."""
+    try:
+        folder = models.find_model(ModelSettings(name=name, revision=revision))
+    except UserError:
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model"))

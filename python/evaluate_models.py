@@ -1,0 +1,73 @@
+"""Judge a base model and the models tuned from it on the same test items: losses, answers, speed, size, cost.
+
+  python python/evaluate_models.py --qlora_model runs/medical-qlora --adapter_model runs/medical-adapter \\
+      --ptuning_model runs/medical-ptuning --test_data runs/data/medical_qa/test.jsonl
+
+Every model gets the same items through the same encoding and decoding, one model in memory at a time. Each difference
+to the base comes with its interval. The recommendation follows from the table and from the limits given. Beside the
+JSON file lie its .md and .png forms. Exit codes: 0 judged, 65 when a test item is in the training data, 66 and 78 for
+models that are not there or do not belong together.
+"""
+
+import sys
+from pathlib import Path
+
+from common.errors import CommandParser, run_command
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
+    models = parser.add_argument_group("what is judged")
+    models.add_argument("--base_model", metavar="NAME", help="the base (default: the one they were tuned from)")
+    models.add_argument("--qlora_model", metavar="DIR", help="run or adapter folder of the QLoRA model")
+    models.add_argument("--adapter_model", metavar="DIR", help="the same of the bottleneck adapters")
+    models.add_argument("--ptuning_model", metavar="DIR", help="the same of the p-tuned model")
+    models.add_argument("--test_data", required=True, metavar="FILE", help="items no model has seen (JSONL, JSON, CSV)")
+    models.add_argument("--output_file", default="evaluation_results.json", metavar="FILE", help="the report")
+    models.add_argument("--check_merge", action="store_true", help="also write LoRA into the weights and compare")
+    decoding = parser.add_argument_group("how answers are drawn, the same for every model")
+    decoding.add_argument("--max_new_tokens", type=int, metavar="N", help="an answer is cut there (the recipe's)")
+    decoding.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    decoding.add_argument("--seed", type=int, default=0, help="of sampling")
+    limits = parser.add_argument_group("limits for the recommendation (none unless given)")
+    limits.add_argument("--max_memory_gib", type=float, metavar="GIB", help="peak memory of the training")
+    limits.add_argument("--max_adapter_mib", type=float, metavar="MIB", help="adapter on disk")
+    limits.add_argument("--min_token_f1", type=float, metavar="FRACTION", help="token F1 of the answers")
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+
+    from common.checks import check_writable
+    from common.comparison.comparing import check_separation
+    from common.comparison.setup import Progress
+    from common.data import load_examples
+    from common.evaluation.candidates import open_candidates, read_rules, training_data
+    from common.evaluation.judging import judge
+    from common.evaluation.recommending import Limits
+    from common.generation import Decoding
+    from common.report.evaluation import print_evaluation, write_evaluation
+
+    output = Path(args.output_file)
+    limits = Limits(args.max_memory_gib, args.max_adapter_mib, args.min_token_f1)
+    named = {"qlora": args.qlora_model, "adapter": args.adapter_model, "ptuning": args.ptuning_model}
+    candidates = open_candidates(args.base_model, {name: folder for name, folder in named.items() if folder})
+    rules = read_rules(candidates)
+    decoding = Decoding(args.max_new_tokens or rules.max_new_tokens, args.temperature, args.seed)
+    check_writable(str(output.parent))
+    test = load_examples(args.test_data)
+    check_separation(test, training_data(candidates), [])
+
+    report = judge(candidates, test, decoding, limits, rules.max_length_tokens, Progress(sys.stderr))
+    if args.check_merge:
+        from common.evaluation.merges import check_merges
+
+        report["merge"] = check_merges(candidates, test)
+    paths = write_evaluation(report, output)
+    print_evaluation(report)
+    print(f"report: {paths[1]}")
+
+
+if __name__ == "__main__":
+    run_command(main)

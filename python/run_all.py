@@ -1,0 +1,74 @@
+"""The three medical methods end to end: data, QLoRA, bottleneck adapters, p-tuning, and one evaluation of them all.
+
+  python python/run_all.py                                                generated questions, the recipes' numbers
+  python python/run_all.py --input_data qa.jsonl --model_name org/name --num_epochs 3 --batch_size 8
+  python python/run_all.py --smoke                                        on the demo model, in minutes
+
+What is done and unchanged is not done again; a training that was interrupted goes on. When one method fails the others
+are trained and judged all the same. Exit codes: 0 all done, else that of the first stage that failed.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from common import runs
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.pipeline.medical import METHODS, SHARED, plan_stages
+from common.pipeline.stages import Pipeline, Stage
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
+    add = parser.add_argument
+    add("--input_data", metavar="FILE", help="questions and answers (default: generated ones)")
+    add("--output_dir", metavar="DIR", help="where the runs and the evaluation go (default: runs/ and runs/pipeline)")
+    add("--processed_data_dir", metavar="DIR", help="where the splits go (default: runs/data/NAME)")
+    for flag in (*SHARED, *(flag for flags in METHODS.values() for flag in flags)):
+        owners = [method for method, flags in METHODS.items() if flag in flags]
+        add(flag, metavar="VALUE", help=f"for {owners[0] if owners else 'all three'} (default: the recipe's)")
+    for part in ("data_prep", *METHODS, "evaluation"):
+        add(f"--skip_{part}", action="store_true", help=f"leave out {part.replace('_', ' ')}; what is there is used")
+    add("--smoke", action="store_true", help="the demo model and few steps: is everything in place?")
+    return parser
+
+
+def main() -> int:
+    refuse_tokens(sys.argv[1:])
+    args = build_parser().parse_args()
+    folder = Path(args.output_dir or runs.runs_dir() / ("pipeline-smoke" if args.smoke else "pipeline")).absolute()
+    stages = plan_stages(args, folder)
+    states = Pipeline(stages, folder).run()
+    return report(stages, states, folder)
+
+
+def refuse_tokens(words: list[str]) -> None:
+    """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
+    if any(_TOKEN.search(word) or re.match(r"--(hf[_-]?|auth[_-]?|use[_-]auth[_-])?token\b", word) for word in words):
+        remedy = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
+        raise UserError(
+            Problem("a token on the command line", "command lines can be read by others", remedy), ExitCode.USAGE
+        )
+
+
+def report(stages: list[Stage], states: dict[str, dict], folder: Path) -> int:
+    """Print what became of every stage and return the exit code of the first that failed."""
+    print()
+    for stage in stages:
+        entry = states.get(stage.name, {"state": "not begun"})
+        seconds = f"{entry['seconds']:.0f} s" if "seconds" in entry else ""
+        why = f"exit code {entry['exit_code']}" if entry.get("exit_code") else entry.get("needs", "")
+        print(f"{stage.name:<11} {entry['state']:<9} {seconds:>8}  {why}".rstrip())
+    print(f"state: {folder / 'pipeline.json'}")
+    codes = [
+        states[stage.name].get("exit_code") for stage in stages if states.get(stage.name, {}).get("state") == "failed"
+    ]
+    if codes:
+        return codes[0] or ExitCode.INTERNAL
+    return ExitCode.OK if all(entry["state"] == "done" for entry in states.values()) else ExitCode.NO_INPUT
+
+
+if __name__ == "__main__":
+    run_command(main)
