@@ -13,22 +13,22 @@ SHORT = ("--recipe", "demo", "--set", "training.max_steps=8", "--set", "training
 
 
 class Trainings:
-    """Starts python/finetune_ba.py with runs in ``folder``."""
+    """Starts commands of the project, python/finetune_ba.py unless another is named, with runs in ``folder``."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.environment = os.environ | {"RECETARIO_RUNS": str(folder), "HF_HUB_OFFLINE": "1"}
 
-    def start(self, *words: str) -> subprocess.Popen:
-        command = [sys.executable, str(ROOT / "python" / "finetune_ba.py"), *words]
+    def start(self, *words: str, command: str = "finetune_ba") -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "python" / f"{command}.py"), *words]
         return subprocess.Popen(
             command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
-    def run(self, *words: str) -> tuple[int, str]:
+    def run(self, *words: str, command: str = "finetune_ba") -> tuple[int, str]:
         """Return exit code and output."""
-        process = self.start(*words)
-        output, _ = process.communicate(timeout=300)
+        process = self.start(*words, command=command)
+        output, _ = process.communicate(timeout=600)
         return process.returncode, output
 
     def read(self, run: str, name: str):

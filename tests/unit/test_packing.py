@@ -90,6 +90,19 @@ def make_model(kind, seed=0, **options):
     return model
 
 
+def make_adapted(kind):
+    """A model with bottleneck adapters that already change it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES), attn_implementation="sdpa")
+    model = add_method(model, MethodSettings(kind="adapter", size=8), kind)
+    for name, weight in model.named_parameters():
+        if "up.weight" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
 def gradient(model):
     flat = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
     model.zero_grad()
@@ -139,6 +152,21 @@ def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing
             packed_loss, packed_slope = packed(model, examples, max_tokens=max_tokens, share_prefix=share_prefix)
             assert packed_loss == pytest.approx(loss, rel=1e-5), name
             assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), name
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("kind", ["mistral", "llama", "phi3", "qwen2", "qwen3"])
+def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, checkpointing):
+    model = make_adapted(kind)
+    reference = {name: one_by_one(model, examples) for name, examples in CASES.items()}
+    packed_model.enable_packs(model)
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    for name, (loss, slope) in reference.items():
+        packed_loss, packed_slope = packed(model, CASES[name], max_tokens=45)
+        assert packed_loss == pytest.approx(loss, rel=1e-5), name
+        assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), name
 
 
 def test_no_token_of_one_example_changes_the_loss_of_another():

@@ -22,13 +22,13 @@ def add_method(model, settings: MethodSettings, base_name: str, base_folder: Pat
     Adapter weights are fp32 whatever the base's precision is. ``base_name`` is recorded in the adapter's config;
     ``base_folder`` holds the weights in full precision, which ``init: svd`` needs when the model is in NF4.
     """
-    keep_differentiable(model)
+    keep_nf4_layout(model)
     adapted = _module(settings.kind).add(freeze(model), settings, base_name, base_folder)
     adapted.method_kind = settings.kind
     return adapted
 
 
-def keep_differentiable(model) -> None:
+def keep_nf4_layout(model) -> None:
     """Keep bitsandbytes from repacking 4-bit weights at the first evaluation.
 
     On CPUs with avx512_bf16 it turns them, for good, into a layout for a kernel that has no backward pass: a training

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
-from common.methods.kinds import kind_of, load_adapter
+from common.methods.kinds import keep_nf4_layout, kind_of, load_adapter
 from common.models import load_model
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # largest change of a logit, relative to the largest logit
@@ -55,7 +55,9 @@ def merge_adapter(
         raise UserError(Problem(what, f"at most {TOLERANCE[precision]:.0e} in {precision}"), ExitCode.INTERNAL)
     if not trained_on_nf4:
         return Merge(merged, change)
-    quantised = _logits(load_adapter(load_model(base, "nf4"), adapter), texts)
+    trained = load_model(base, "nf4")
+    keep_nf4_layout(trained)  # with the kernels it was trained with
+    quantised = _logits(load_adapter(trained, adapter), texts)
     pairs = list(zip(after, quantised, strict=True))
     same = sum((a.argmax(-1) == b.argmax(-1)).sum().item() for a, b in pairs) / sum(len(a) for a in after)
     return Merge(merged, change, _change(after, quantised), same)
