@@ -109,6 +109,53 @@ def test_a_bad_recipe_gets_a_line_that_says_what_and_how(tmp_path, body, expecte
     assert expected in str(caught.value)
 
 
+def test_a_method_has_its_own_settings_and_no_others(tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_recipe(write_recipe(tmp_path, "command: finetune_ba\nmethod: {kind: adapter, rank: 8, size: 4}\n"))
+    assert "method.rank is nothing that kind adapter has — adapter has: size, placement, activation" in str(
+        caught.value
+    )
+    assert load_recipe("medical-adapter").to_dict()["method"] == {
+        "kind": "adapter", "size": 64, "placement": "houlsby", "activation": "gelu"
+    }  # fmt: skip
+
+
+def test_the_medical_recipes_have_the_numbers_they_are_known_by():
+    qlora, adapter, ptuning = (load_recipe(f"medical-{name}") for name in ("qlora", "adapter", "ptuning"))
+    assert (qlora.method.rank, qlora.method.alpha, qlora.model.precision) == (16, 32, "nf4")
+    assert (adapter.method.size, ptuning.method.virtual_tokens) == (64, 20)
+    assert [recipe.training.learning_rate for recipe in (qlora, adapter, ptuning)] == [2e-4, 1e-4, 5e-5]
+    for recipe in (qlora, adapter, ptuning):
+        assert (recipe.training.epochs, recipe.training.micro_batch, recipe.data.max_length_tokens) == (3, 8, 512)
+        assert recipe.model.name == "mistralai/Mistral-7B-Instruct-v0.2"
+        smoke = load_recipe(recipe.name, smoke=True)  # the common overlay, and the recipe's own on top
+        assert smoke.model.name == "recipes/demo/model" and smoke.training.max_steps > 4
+
+
+def test_a_folder_of_splits_is_its_training_and_validation_files(tmp_path):
+    options = {"--data_path": "data.train", "--train": "data.train", "--val": "data.validation"}
+
+    def data(*words):
+        return recipe_from_options(recipe_parser("test", options, "demo").parse_args(words), options).data
+
+    with pytest.raises(UserError, match="--data_path .*no train.jsonl in this folder") as caught:
+        data("--data_path", str(tmp_path))
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+    for name in ("train.json", "val.json", "other.jsonl"):
+        (tmp_path / name).touch()
+    found = data("--train", str(tmp_path))
+    assert (found.train, found.validation) == (str(tmp_path / "train.json"), str(tmp_path / "val.json"))
+    assert data("--data_path", str(tmp_path), "--val", str(tmp_path / "other.jsonl")).validation.endswith("other.jsonl")
+
+
+def test_a_command_refuses_a_recipe_of_another_kind():
+    parser = recipe_parser("test", OPTIONS, "medical-adapter", kind="adapter")
+    with pytest.raises(
+        UserError, match="has method.kind lora — this command trains adapter — use python/train_qlora.py"
+    ):
+        recipe_from_options(parser.parse_args(["--recipe", "medical-qlora"]), OPTIONS)
+
+
 def test_all_problems_are_reported_at_once(tmp_path):
     path = write_recipe(tmp_path, "command: nothing\ntraining: {epochs: 0, seed: x}\nmodel: {size: 3}\n")
     with pytest.raises(UserError) as caught:
