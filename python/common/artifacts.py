@@ -10,7 +10,7 @@ from typing import Any
 from common.checkpoints import named_disk_errors
 from common.data import check_unchanged
 from common.errors import ExitCode, Problem, UserError
-from common.hardware import peak_rss_gib
+from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.progress import read_epochs
@@ -88,6 +88,7 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
         "train_loss": last.get("train_loss"),
         "eval_loss": last.get("eval_loss"),
         "peak_rss_gib": round(peak_rss_gib(), 3),
+        "peak_gpu_gib": peak_gpu_gib(),
         "precision": recipe.model.precision,
         "revision": recipe.model.revision,
         **{f"data_{key}": value for key, value in settings["data"].items()},

@@ -141,6 +141,13 @@ def return_freed_memory() -> bool:
         return False
 
 
+def peak_gpu_gib() -> float | None:
+    """Return the most memory that this process has held on a CUDA device; None without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
+
+
 def describe() -> dict[str, Any]:
     """Return what a manifest records of this machine."""
     available, total = memory_gib()

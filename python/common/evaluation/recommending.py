@@ -74,8 +74,8 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
     equal = [name for name in kept if name == best or not _loss_gain(models, best, name).shows_above(0.0)]
     choice = min(equal, key=lambda name: models[name]["adapter_bytes"])
     reasons = [
-        f"{choice} lowers the loss on the answers by {_spell(_loss_gain(models, choice, BASE))} against the base, "
-        f"from {models[BASE]['loss']:.3f} to {models[choice]['loss']:.3f}."
+        f"{choice} lowers the loss over all answer tokens from {models[BASE]['loss']:.3f} to "
+        f"{models[choice]['loss']:.3f}; as the mean of items by {_spell(_loss_gain(models, choice, BASE))}."
     ]
     if choice == best:
         reasons.append("It has the lowest loss of those that keep the limits.")
