@@ -13,6 +13,8 @@ from common.runs.run import METRICS_FILE
 
 ADAPTER = "adapter_model.safetensors"
 DONE = "DONE.json"
+# The trainer's log in a checkpoint lacks an evaluation that was made between that save and a kill; read_losses has it.
+_MAY_DIFFER = (COMMIT, "trainer_state.json")
 _NAMES_ITS_RUN = ("README.md", "training_info.json")  # they hold the run's name, its memory and its times
 
 
@@ -61,7 +63,7 @@ def _hash_results(folder: Path) -> dict[str, str]:
     finished = read_json(_require(folder / DONE))["files"]
     hashes = {name: sha256_of(folder / name) for name in finished if name not in (*_NAMES_ITS_RUN, ADAPTER)}
     last = [checkpoint for checkpoint in list_checkpoints(folder) if is_committed(checkpoint)][-1]
-    files = (path for path in last.rglob("*") if path.is_file() and path.name != COMMIT)
+    files = (path for path in last.rglob("*") if path.is_file() and path.name not in _MAY_DIFFER)
     return hashes | {str(path.relative_to(folder)): sha256_of(path) for path in files}
 
 
