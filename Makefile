@@ -3,8 +3,9 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo test lint format data demo-model inspect download doctor train train-cpu train-cpu-background \
-        status logs stop resume compare reproduce soak bench bench-generate bench-data bench-overhead clean optimize train-qlora train-adapter train-ptuning pipeline search-rate evaluate
+.PHONY: help setup demo doctor data inspect download demo-model train train-cpu train-cpu-background train-qlora \
+        train-adapter train-ptuning pipeline search-rate status logs stop resume compare reproduce soak optimize \
+        evaluate bench bench-generate bench-data bench-overhead clean test lint format
 
 ##@ Begin here
 help: ## this list
