@@ -15,6 +15,7 @@ from common.generation import Answer, Decoding, generate
 from common.generation.answers import AnswerCache
 from common.generation.arms import Arm
 from common.generation.programs import Prompt
+from common.report.formats import percent, points, span
 from common.scoring import Metric
 from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
 
@@ -158,9 +159,8 @@ def _note_fourth_arm(models: dict, tests: dict) -> list[str]:
     if BOTH not in models:
         return []
     mean, test = models[BOTH]["scores"]["mean"], tests[f"{BOTH}_vs_finetuned"]
-    low, high = test.interval.low, test.interval.high
-    return [f"Asked with the optimised prompt, the fine-tuned model scores {100 * mean:.1f} %: {100 * test.mean:+.1f} "
-            f"points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}).".replace("-", "−")]  # fmt: skip
+    change = f"{points(test.mean)} points (95 % interval {span(asdict(test.interval), points)})"
+    return [f"Asked with the optimised prompt as well, the fine-tuned model scores {percent(mean)}: {change}."]
 
 
 def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> list[str]:
