@@ -16,7 +16,7 @@ this one fails altogether: with that item added, the t interval must still lie a
 22 can show at best, see :func:`lowest_rate_of_all_passed`. Simulated over twelve shapes of differences with a true mean
 of 0, among them rare losses of 30 to 94 points on 1 to 20 % of the items, the rule with a least gain of 5 points claims
 a gain in at most 1 % of samples of 22 and 2 % of samples of 200; a true gain of 10 points (sd 15) is found with 200
-items, and takes about 30 points with 22. Where all differences are equal, resampling knows no spread: the interval is
+items; with 22, one of about 20 points is. Where all differences are equal, resampling knows no spread: the interval is
 that one point, and it says so.
 """
 
