@@ -3,9 +3,10 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo doctor data inspect download demo-model train train-cpu train-cpu-background train-qlora \
-        train-adapter train-ptuning pipeline search-rate status logs stop resume compare reproduce soak optimize \
-        evaluate bench bench-generate bench-data bench-overhead clean test lint format
+.PHONY: help setup demo doctor data inspect download demo-model test-model debug-model train train-cpu \
+        train-cpu-background train-h100 train-qlora train-adapter train-ptuning pipeline search-rate status logs stop \
+        resume compare reproduce soak optimize evaluate bench bench-generate bench-data bench-overhead bench-gpu clean \
+        test lint format
 
 ##@ Begin here
 help: ## this list
@@ -27,6 +28,11 @@ download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 demo-model: ## build the demo recipe's model anew, from nothing
 	@scripts/call.sh make_demo_model -- --output recipes/demo/model --seed 42 --force
 
+test-model: ## talk to a model, an adapter or an epoch's checkpoint (MODEL= BATCH=1)
+	@scripts/call.sh test_model MODEL=--model BATCH=--batch!
+debug-model: ## what is wrong with GPUs, settings or model, with remedies (RECIPE=frida-h100 MODEL= NUM_GPUS= SMOKE=1)
+	@scripts/call.sh debug_model RECIPE=--recipe MODEL=--model NUM_GPUS=--num-gpus SMOKE=--smoke!
+
 ##@ Train
 train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SET=group.key=value SMOKE=1)
 	@scripts/train.sh
@@ -34,6 +40,8 @@ train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 	@scripts/train.sh --default-recipe ba-cpu
 train-cpu-background: ## the same in the background: it outlives the terminal (MAX_RESTARTS=0)
 	@scripts/train_background.sh --default-recipe ba-cpu
+train-h100: ## recipe frida-h100 with DeepSpeed (NUM_GPUS=8 BACKGROUND=1 HOSTFILE= TRAIN= VAL= MODEL= RUN= SMOKE=1)
+	@scripts/launch_training.sh
 
 train-qlora: ## medical questions with QLoRA, the base in 4 bits (the variables of train)
 	@scripts/train.sh --default-recipe medical-qlora
@@ -54,7 +62,7 @@ logs: ## the log of a run, followed while it runs (RUN= LINES=20 FOLLOW=0)
 stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
-	@scripts/call.sh resume_run RUN=--run FORCE=--force!
+	@scripts/call.sh resume_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
 compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program FOURTH=1 GATE=1)
 	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
@@ -73,6 +81,8 @@ bench-data: ## reading, checking and tokenising a million rows beside datasets.m
 	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
 bench-overhead: ## the share of a training's time that commits and status take (RECIPE= SMOKE=1)
 	@scripts/call.sh bench_overhead RECIPE=--recipe SMOKE=--smoke!
+bench-gpu: ## LoRA training of a 7B's shape on a CUDA GPU beside TRL (STEPS=10 DEVICE=cuda SHAPE=mistral-7b)
+	@scripts/call.sh bench_gpu STEPS=--steps DEVICE=--device SHAPE=--shape
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh
 

@@ -1,11 +1,13 @@
 """Continue a run that was stopped, failed or crashed, in the background, from its last good checkpoint."""
 
+import os
 import sys
 
-from common import runs
+from common import launching, runs
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.runs import ending, launch
 from common.runs.choose import choose_run
+from common.settings import Recipe, TrainingSettings
 
 
 def main() -> None:
@@ -22,18 +24,27 @@ def main() -> None:
         return
     ending.end_leftovers(status)
 
-    script = runs.read_json(runs.runs_dir() / name / "run.json").get("command", "")
-    command = launch.command_line(script, "--resume", "--run", name, *["--force"] * options.force)
-    launch.check_first(command)
-    pid = launch.start_in_background(command, name)
+    manifest = runs.read_json(runs.runs_dir() / name / "run.json")
+    team = launching.choose_team(recorded_training(manifest), options)
+    os.environ.update(team.environment())
+    words = [manifest.get("command", ""), "--resume", "--run", name, *["--force"] * options.force]
+    launch.check_first(launch.command_line(*words))
+    pid = launch.start_in_background(team.command_line(*words), name)
     print(f"run {name} goes on: process {pid}, log {runs.runs_dir() / name / 'train.log'}")
     print(f"  make status RUN={name} · make logs RUN={name} · make stop RUN={name}")
+
+
+def recorded_training(manifest: dict) -> TrainingSettings:
+    """Return the training settings of a run; a manifest without settings is of a run that one process trained."""
+    settings = manifest.get("settings")
+    return Recipe.from_dict(settings).training if settings else TrainingSettings()
 
 
 def read_options():
     parser = CommandParser(prog="resume_run.py", description=__doc__)
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the only one that can go on)")
     parser.add_argument("--force", action="store_true", help="go on although data, model or settings have changed")
+    launching.add_team_options(parser)
     return parser.parse_args(sys.argv[1:])
 
 

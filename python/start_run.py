@@ -2,15 +2,17 @@
 
   python python/start_run.py --recipe demo
   python python/start_run.py --recipe ba-cpu --run mine --train mine.jsonl --epochs 2
+  python python/start_run.py --recipe frida-h100 --num-gpus 4        through DeepSpeed's launcher
 
 Options not listed here go to the recipe's command (see python python/finetune_ba.py --help). In the background the
 settings, data, disk, memory and model are checked first, here; the command returns when the run has begun.
 """
 
+import os
 import sys
 
-from common import runs
-from common.errors import CommandParser, ExitCode, run_command
+from common import launching, runs
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.runs import launch
 from common.settings import Recipe, load_recipe
 
@@ -19,27 +21,36 @@ def main() -> int:
     options, passed_on = read_options()
     recipe = load_recipe(options.recipe, smoke=options.smoke)
     name = runs.check_run_name(options.run or runs.free_name(recipe.name))
-    script = f"python/{recipe.command}.py"
-    words = ["--recipe", options.recipe, "--run", name, *["--smoke"] * options.smoke, *passed_on]
-    words += ["--output", options.output] * bool(options.output)
-    command = launch.command_line(script, *words)
+    team = launching.choose_team(recipe.training, options)
+    os.environ.update(team.environment())
+    words = [f"python/{recipe.command}.py", "--recipe", options.recipe, "--run", name]
+    words += ["--smoke"] * options.smoke + ["--output", options.output] * bool(options.output) + passed_on
 
     if options.foreground:
-        return train_here(command, recipe, name)
+        return train_here(team, words, recipe, name)
     runs.check_available(name, options.output)
-    launch.check_first(command)
+    launch.check_first(launch.command_line(*words, *team.settings()))
 
+    command = team.command_line(*words)
     if options.max_restarts > 0:
+        if team.launcher:
+            what = f"MAX_RESTARTS={options.max_restarts} for a recipe that several processes train"
+            raise UserError(Problem(what, "one process", "make resume carries such a run on"), ExitCode.USAGE)
         keeper = ("--run", name, "--max-restarts", str(options.max_restarts))
-        command = launch.command_line("python/keep_running.py", *keeper, script, *words)
+        command = launch.command_line("python/keep_running.py", *keeper, *words)
     pid = launch.start_in_background(command, name)
     print(describe_start(name, pid))
     return ExitCode.OK
 
 
-def train_here(command: list[str], recipe: Recipe, name: str) -> int:
+def train_here(team: launching.Team, words: list[str], recipe: Recipe, name: str) -> int:
     """Train in the foreground, and compare the models afterwards if the recipe says so."""
-    code = launch.run_here(command)
+    if team.launcher:
+        if not team.node_rank:  # another node's ranks look after node 0 has
+            launch.check_first(launch.command_line(*words, *team.settings()))
+        code = launching.run_ranks_here(team.command_line(*words), name)
+    else:
+        code = launch.run_here(launch.command_line(*words))
     if code or not recipe.evaluation.compare_when_done:
         return code
     return launch.run_here(launch.command_line("python/compare_ba_models.py", "--run", name))
@@ -54,6 +65,7 @@ def read_options():
     restarts = "how often a killed training is carried on by itself"
     parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help=restarts)
     parser.add_argument("--foreground", action="store_true", help="train here; Ctrl-C saves and stops")
+    launching.add_team_options(parser)
     return parser.parse_known_args(sys.argv[1:])
 
 

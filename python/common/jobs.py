@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.engine import count_ranks
 from common.errors import ExitCode, Problem, UserError
 from common.manifest import fingerprint
 from common.options import recipe_from_options
@@ -29,10 +30,12 @@ class Job:
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     breaks: list[str] = field(default_factory=list)
+    engine: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's configuration, completed
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the result depends on, as kept in every checkpoint."""
-        return fingerprint(self.recipe, self.data, self.model)
+        parts = fingerprint(self.recipe, self.data, self.model, count_ranks(self.recipe.training))
+        return parts | {f"deepspeed.{key}": value for key, value in self.engine.items()}
 
 
 def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:

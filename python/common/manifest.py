@@ -87,7 +87,7 @@ _IRRELEVANT = {
     "model": ("name", "revision"),
     "data": ("train", "validation"),
     "method": (),
-    "training": ("log_every_steps", "save_every_minutes", "keep_checkpoints"),
+    "training": ("log_every_steps", "save_every_minutes", "keep_checkpoints", "keep_epochs", "ranks", "nodes"),
 }
 
 

@@ -5,6 +5,7 @@ every part go on from the prefix, attention lets a token see the prefix and its 
 where an answer is predicted. So a pack computes what its examples compute one by one, without padding or repetition.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,13 +38,14 @@ class Pack:
         return len(self.input_ids)
 
 
-def plan_packs(examples: Sequence, max_tokens: int, *, share_prefix: bool = True) -> list[Pack]:
+def plan_packs(examples: Sequence, max_tokens: int, *, share_prefix: bool = True, multiple_of: int = 1) -> list[Pack]:
     """Distribute encoded examples over as few packs of at most ``max_tokens`` as possible, of even size.
 
     An example longer than that gets a pack of its own. The plan depends on the examples alone, whatever their order.
+    ``multiple_of`` ranks share the packs: their number is a multiple of it where there are examples enough.
     """
     ordered = sorted(examples, key=lambda example: example.input_ids)  # common beginnings come to lie together
-    count = len(_split(ordered, max_tokens, share_prefix))
+    count = math.ceil(len(_split(ordered, max_tokens, share_prefix)) / multiple_of) * multiple_of
     low, high = 1, max_tokens
     while low < high:  # the smallest limit that needs no more packs: so they are even
         middle = (low + high) // 2

@@ -4,10 +4,11 @@ Nothing is written before everything has been looked at, and every problem found
 """
 
 import argparse
+import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 
-from common import checkpoints, checks, footprint, hardware, methods, models
+from common import checkpoints, checks, engine, footprint, hardware, methods, models, ranks
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
@@ -25,10 +26,12 @@ def prepare(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
 
     Raises UserError with all problems found and the exit code of the first. Writes nothing.
     """
-    job = requested_job(args, options)
-    outcomes = check_job(job)
-    checks.print_checks(outcome for outcome in outcomes if outcome.ok)
-    checks.raise_problems(outcomes)
+    with ranks.leader_first():
+        job = requested_job(args, options)
+        engine.settle_ranks(job.recipe.training, planned=args.check)
+        outcomes = check_job(job)
+        checks.print_checks(outcome for outcome in outcomes if outcome.ok)
+        checks.raise_problems(outcomes)
     return job
 
 
@@ -40,6 +43,7 @@ def check_job(job: Job) -> list[checks.Check]:
         checks.run_check("numbers", lambda: checks.check_numbers(recipe)),
         checks.run_check("versions", checks.check_versions),
         checks.run_check("machine", lambda: _choose_machine(recipe)),
+        checks.run_check("batch", lambda: _plan_batch(job)),
         checks.run_check("model", lambda: _find_model(job)),
     ]
     if job.model_folder:
@@ -47,6 +51,8 @@ def check_job(job: Job) -> list[checks.Check]:
     parts = [part for part in ("train", "validation") if getattr(recipe.data, part)]
     outcomes += [checks.run_check(part, lambda part=part: _load_part(job, part)) for part in parts]
     if all(outcome.ok for outcome in outcomes if outcome.title not in ("run", "versions")):
+        if recipe.training.epochs is None:
+            outcomes.append(checks.run_check("epochs", lambda: _choose_epochs(job)))
         outcomes += [
             checks.run_check("separation", lambda: _check_separation(job)),
             checks.run_check("packing", lambda: _choose_packing(job)),
@@ -65,7 +71,16 @@ def open_run(job: Job):
 
     from common.training import seed_everything
 
-    job.model |= {"files": models.hash_model_files(job.model_folder)}
+    job.model |= {"files": ranks.from_leader(lambda: models.hash_model_files(job.model_folder))}
+    with _lead_run(job) if ranks.is_leader() else ranks.follow(job.run_name) as run:
+        torch.set_num_threads(job.recipe.training.threads)
+        seed_everything(job.recipe.training.seed)
+        yield run
+
+
+@contextmanager
+def _lead_run(job: Job):
+    """Hold the run's folder, its manifest written."""
     models.verify_hashes(job.model_folder, job.model["files"])
     if job.resume:
         _check_unchanged(job)
@@ -75,26 +90,46 @@ def open_run(job: Job):
             run.write_manifest(describe_run(job.recipe, job.data, job.model))
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
-        torch.set_num_threads(job.recipe.training.threads)
-        seed_everything(job.recipe.training.seed)
+        ranks.lead(run)
         yield run
 
 
 def _check_run(job: Job) -> str:
     if job.resume:
         return f"{job.run_name}, to be carried on"
+    if not ranks.is_leader():
+        return "the leader's"
     return str(check_available(job.run_name, job.recipe.output.folder))
 
 
 def _choose_machine(recipe: Recipe) -> str:
     """Settle device, precision and threads, so that the manifest, and a resumed run with it, has no "auto" left."""
+    engine.check_devices(recipe.training)
     device = hardware.pick_device(recipe.training.device)
+    if device.value == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, once installed, looks for a GPU and warns
     precision = hardware.pick_precision(recipe.model.precision, device.value)
     threads = hardware.pick_threads(recipe.training.threads)
+    if recipe.training.deepspeed and recipe.training.threads is None:
+        share = max(1, threads.value // recipe.training.ranks)
+        threads = hardware.Choice(share, f"{threads.reason}, shared by {recipe.training.ranks} ranks")
     recipe.training.device, recipe.model.precision = device.value, precision.value
     recipe.training.threads = threads.value
     chosen = {"device": device, "precision": precision, "threads": threads}
     return "; ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in chosen.items())
+
+
+def _plan_batch(job: Job) -> str:
+    """Hold DeepSpeed's configuration against the recipe, and say what a global batch is made of."""
+    if job.recipe.training.deepspeed:
+        job.engine = engine.check_config(job.recipe)
+    return engine.describe_plan(job.recipe)
+
+
+def _choose_epochs(job: Job) -> str:
+    """Settle the number of epochs by the number of training examples."""
+    job.recipe.training.epochs, reason = engine.choose_epochs(len(job.train_set))
+    return f"{job.recipe.training.epochs}: {reason}"
 
 
 def _find_model(job: Job) -> str:

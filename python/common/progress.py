@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from common import checkpoints
+from common import checkpoints, ranks
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.hardware import peak_rss_gib
 from common.runs import Run, write_json
@@ -41,7 +42,8 @@ class RunCallback(TrainerCallback):
     # ------------------------------------------------------------------------------------ called by the trainer
 
     def on_train_begin(self, args, state, control, **_):
-        self.epochs = [entry for entry in read_epochs(self.run.folder) if entry["global_step"] <= state.global_step]
+        written = ranks.from_leader(lambda: read_epochs(self.run.folder))
+        self.epochs = [entry for entry in written if entry["global_step"] <= state.global_step]
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
         self.complete_last_epoch()
@@ -54,7 +56,8 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self._step_times.append((time.monotonic() - self._step_started, self.trainer.tokens_seen - self._tokens_before))
         self.run.update_status("training", step=state.global_step, epoch=round(state.epoch, 3), **self._speed(state))
-        if time.monotonic() - self._saved_at >= 60 * self.settings.save_every_minutes:
+        due = time.monotonic() - self._saved_at >= 60 * self.settings.save_every_minutes
+        if ranks.agree(due and ranks.is_leader()):
             control.should_save = True
         return self._obey(control)
 
@@ -78,9 +81,11 @@ class RunCallback(TrainerCallback):
     def on_save(self, args, state, control, **_):
         folder = self.run.folder / f"checkpoint-{state.global_step}"
         self.run.update_status("saving")
-        checkpoints.commit_checkpoint(folder, self.fingerprint)
-        checkpoints.rotate_checkpoints(self.run.folder, self.settings.keep_checkpoints)
-        self._checkpoint_bytes = checkpoints.size_bytes(folder)
+        ranks.barrier()  # every rank has written its part
+        if ranks.is_leader():
+            checkpoints.commit_checkpoint(folder, self.fingerprint)
+            checkpoints.rotate_checkpoints(self.run.folder, self.settings.keep_checkpoints)
+            self._checkpoint_bytes = checkpoints.size_bytes(folder)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         print(f"saved {folder.name}")
         if self._at_epoch_end(state):
@@ -94,7 +99,7 @@ class RunCallback(TrainerCallback):
     def complete_last_epoch(self) -> None:
         """Evaluate and write down the last epoch, if that is still to be done."""
         if not self.epochs:
-            self.epochs = read_epochs(self.run.folder)
+            self.epochs = ranks.from_leader(lambda: read_epochs(self.run.folder))
         if not self.epochs or self.epochs[-1]["eval_loss"] is not None or not self.trainer.eval_dataset:
             return
         started = time.monotonic()
@@ -119,12 +124,30 @@ class RunCallback(TrainerCallback):
                 "global_step": state.global_step,
                 "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
                 "checkpoint": f"checkpoint-{state.global_step}",
+                "path": f"checkpoint-{state.global_step}",
             }
         )
+        if self.settings.keep_epochs:
+            self.epochs[-1]["path"] = f"checkpoint-epoch-{math.ceil(state.epoch)}"
+            self._keep_epoch(self.epochs[-1])
         self._write_epochs()
 
+    def _keep_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Copy the adapter of an epoch's checkpoint to a folder of its own, which rotation leaves alone."""
+        if not ranks.is_leader():
+            return
+        draft, folder = self.run.folder / ".epoch", self.run.folder / entry["path"]
+        for left in (draft, folder):  # of an attempt that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        draft.mkdir()
+        for path in (self.run.folder / entry["checkpoint"]).glob("adapter_*"):
+            shutil.copy(path, draft)
+        self.trainer.processing_class.save_pretrained(draft)
+        draft.rename(folder)
+
     def _write_epochs(self) -> None:
-        write_json(self.run.folder / EPOCH_INFO, self.epochs)
+        if ranks.is_leader():
+            write_json(self.run.folder / EPOCH_INFO, self.epochs)
 
     def _at_epoch_end(self, state) -> bool:
         return state.global_step == state.max_steps or float(state.epoch).is_integer()
@@ -139,7 +162,7 @@ class RunCallback(TrainerCallback):
         if self.stopped:
             control.should_save = self.trainer.state.global_step != self._saved_step
             control.should_training_stop = True
-        if control.should_save:
+        if control.should_save and ranks.is_leader():
             checkpoints.require_space(self.run.folder, self._checkpoint_bytes)
         return control
 

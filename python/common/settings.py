@@ -91,18 +91,24 @@ class MethodSettings:
 class TrainingSettings:
     """How it is trained. Batch sizes count examples, steps are optimizer steps."""
 
-    epochs: float = setting("passes over the training examples", 3, above=0, high=10_000)
+    epochs: float | None = setting(
+        "passes over the training examples; null: chosen from their number", 3, above=0, high=10_000
+    )
     max_steps: int | None = setting("stop after this many optimizer steps instead of after the epochs", low=1)
     micro_batch: int = setting("examples per forward pass", 1, low=1, high=4096)
     gradient_accumulation: int = setting("forward passes per optimizer step", 8, low=1, high=65_536)
     learning_rate: float = setting("peak learning rate", 2e-4, above=0, high=1)
     scheduler: Literal["cosine", "linear", "constant"] = setting("learning-rate schedule after warm-up", "cosine")
     warmup_steps: int = setting("optimizer steps of linear warm-up", 10, low=0)
+    warmup_ratio: float | None = setting("share of all steps to warm up in, instead of warmup_steps", low=0, high=0.999)
     weight_decay: float = setting("AdamW weight decay", 0.01, low=0, high=1)
     max_grad_norm: float = setting("gradients are clipped to this norm", 1.0, above=0)
     seed: int = setting("seed of initialisation, dropout and data order", 42, low=0, high=2**32 - 1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("where to compute", "auto")
     threads: int | None = setting("CPU threads (all usable cores unless given)", low=1, high=4096)
+    deepspeed: str | None = setting("DeepSpeed's configuration, for a recipe that several processes train", path=True)
+    ranks: int = setting("processes on each node under DeepSpeed, one for each GPU", 1, low=1, high=1024)
+    nodes: int = setting("machines that train together", 1, low=1, high=4096)
     activation_checkpointing: Literal["auto", "on", "off"] = setting(
         "recompute activations in the backward pass to save memory", "auto"
     )
@@ -114,6 +120,7 @@ class TrainingSettings:
     log_every_steps: int = setting("optimizer steps between two logged losses", 1, low=1)
     save_every_minutes: float = setting("longest time between two checkpoints", 30, above=0)
     keep_checkpoints: int = setting("how many committed checkpoints are kept", 2, low=2)
+    keep_epochs: bool = setting("keep an adapter of every epoch in checkpoint-epoch-N/", False)
 
 
 @dataclass

@@ -15,14 +15,14 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, hardware, packed_model
+from common import checkpoints, hardware, packed_model, ranks
 from common.errors import StoppedRun
 from common.jobs import Job
 from common.methods import load_state, save_state
 from common.packing import Pack, plan_packs
 from common.progress import RunCallback, diverged
 from common.runs import Run
-from common.settings import Recipe, TrainingSettings
+from common.settings import TrainingSettings
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -43,7 +43,7 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
     progress = RunCallback(run, job.recipe.training, trainer, job.fingerprint())
     trainer.add_callback(progress)
 
-    checkpoint, notes = checkpoints.choose_checkpoint(run.folder)
+    checkpoint, notes = ranks.from_leader(lambda: checkpoints.choose_checkpoint(run.folder))
     for note in notes:
         print(f"warning: {note}")
     total_steps = trainer.count_steps()
@@ -67,13 +67,15 @@ def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = ()) ->
     trainer = RecipeTrainer(
         numbers=job.recipe.training,
         model=model,
-        args=_training_arguments(job.recipe, output, report_to),
+        args=_training_arguments(job, output, report_to if ranks.is_leader() else ()),
         train_dataset=job.train_set,
         eval_dataset=job.validation_set,
         data_collator=lambda examples: {"examples": examples},
         processing_class=job.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if job.engine:
+        trainer.teach_parts()
     return trainer
 
 
@@ -101,6 +103,26 @@ class RecipeTrainer(Trainer):
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
 
+    def teach_parts(self) -> None:
+        """Let the model be called with a part of a step: DeepSpeed's engine sees only what goes through ``forward``."""
+        forward = self.model.forward
+
+        def forward_part(part=None, **inputs):
+            return forward(**inputs) if part is None else self.sum_loss(part)
+
+        self.model.forward = forward_part
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """Return the examples of each step of all ranks: which of them computes what, training_step decides."""
+        if self.args.world_size == 1:
+            return super().get_train_dataloader()
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=self.args.train_batch_size * self.args.world_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data_collator,
+        )
+
     def count_steps(self) -> int:
         """Return the number of optimizer steps of the whole training."""
         if self.args.max_steps > 0:
@@ -117,24 +139,41 @@ class RecipeTrainer(Trainer):
         return EpochOrder(len(train_dataset or self.train_dataset), self.args.seed, self)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Run forward and backward over all examples of an optimizer step; return their mean loss per trained token."""
+        """Run forward and backward over all examples of an optimizer step; return their mean loss per trained token.
+
+        The parts are dealt out to the ranks, and each computes as many: one that has none left repeats a part with
+        weight 0, for gradients are added up after each. DeepSpeed takes the mean over the ranks, hence the weight.
+        """
         examples = inputs["examples"]
         trained = count_trained(examples)
+        parts = self.split_step(examples)
+        mine = self.deal(parts)
         loss = torch.zeros((), device=self.args.device)
         model.train()
-        for part in self.split_step(examples):
-            part_loss = self.sum_loss(part) / trained
+        rounds = math.ceil(len(parts) / self.args.world_size)
+        for number in range(rounds):
+            part, weight = (mine[number], self.args.world_size) if number < len(mine) else (parts[0], 0)
+            summed = model(part) if self.is_deepspeed_enabled else self.sum_loss(part)
+            part_loss = summed * weight / trained
+            if self.is_deepspeed_enabled:  # which takes the step inside backward, at the last part
+                self.accelerator.gradient_state._set_sync_gradients(number == rounds - 1)
             self.accelerator.backward(part_loss)
             loss += part_loss.detach()
+        if self.args.world_size > 1:
+            loss = torch.full_like(loss, ranks.add_up(loss.item()) / self.args.world_size)
         if not torch.isfinite(loss):
             raise diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
         self.tokens_seen += sum(len(example) for example in examples)
         return loss
 
+    def deal(self, parts: list) -> list:
+        """Return this rank's share of the parts of a step."""
+        return parts[self.args.process_index :: self.args.world_size]
+
     def split_step(self, examples: Sequence) -> list:
         """Return what goes through the model at a time: packs, or micro-batches of examples."""
         if self.numbers.packing == "on":
-            return plan_packs(examples, self.numbers.pack_tokens)
+            return plan_packs(examples, self.numbers.pack_tokens, multiple_of=self.args.world_size)
         size = self.numbers.micro_batch
         return [examples[start : start + size] for start in range(0, len(examples), size)]
 
@@ -154,18 +193,18 @@ class RecipeTrainer(Trainer):
         Iterates without a DataLoader, which would draw from the random state that training continues with.
         """
         examples = eval_dataset or self.eval_dataset
-        size = self.args.train_batch_size
+        size = self.args.train_batch_size * self.args.world_size
         loss_sum, trained = 0.0, 0
         self.model.eval()
         for start in range(0, len(examples), size):
             batch = examples[start : start + size]
             with torch.no_grad():
-                loss_sum += sum(self.sum_loss(part).item() for part in self.split_step(batch))
+                loss_sum += sum(self.sum_loss(part).item() for part in self.deal(self.split_step(batch)))
             trained += count_trained(batch)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
             if self.should_stop():
                 return {}
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / max(trained, 1)}
+        metrics = {f"{metric_key_prefix}_loss": ranks.add_up(loss_sum) / max(trained, 1)}
         self.log(metrics)
         return metrics
 
@@ -174,7 +213,8 @@ class RecipeTrainer(Trainer):
             super()._save_checkpoint(*args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        save_state(self.model, Path(output_dir))
+        if ranks.is_leader():
+            save_state(self.model, Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_state(self.model, Path(resume_from_checkpoint))
@@ -201,9 +241,9 @@ def pad(examples: Sequence, pad_token_id: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _training_arguments(recipe: Recipe, output: Path, report_to: Sequence[str]) -> TrainingArguments:
+def _training_arguments(job: Job, output: Path, report_to: Sequence[str]) -> TrainingArguments:
     """Map the recipe's numbers onto transformers' names. Saving and evaluating are driven by the run's callback."""
-    numbers = recipe.training
+    numbers = job.recipe.training
     return TrainingArguments(
         output_dir=str(output),
         num_train_epochs=numbers.epochs,
@@ -212,13 +252,15 @@ def _training_arguments(recipe: Recipe, output: Path, report_to: Sequence[str]) 
         gradient_accumulation_steps=1,  # RecipeTrainer.training_step accumulates
         learning_rate=numbers.learning_rate,
         lr_scheduler_type=numbers.scheduler if numbers.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=numbers.warmup_steps,
+        warmup_steps=numbers.warmup_steps if numbers.warmup_ratio is None else numbers.warmup_ratio,
         weight_decay=numbers.weight_decay,
         max_grad_norm=numbers.max_grad_norm,
         optim="adamw_torch",
         seed=numbers.seed,
         data_seed=numbers.seed,
         use_cpu=numbers.device == "cpu",
+        deepspeed=job.engine or None,
+        bf16=bool(job.engine) and job.recipe.model.precision == "bf16",
         activation_checkpointing=numbers.activation_checkpointing == "on",
         activation_checkpointing_kwargs={
             "use_reentrant": False,
@@ -232,6 +274,7 @@ def _training_arguments(recipe: Recipe, output: Path, report_to: Sequence[str]) 
         save_total_limit=None,
         report_to=list(report_to),
         disable_tqdm=True,
+        log_level_replica="error",
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_num_workers=0,

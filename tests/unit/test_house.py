@@ -10,9 +10,9 @@ import pytest
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 COMMANDS = sorted(PYTHON.glob("*.py"))
 FLOORS = {
-    "errors schema settings options hardware hashing runs": 1,
+    "errors schema settings options hardware hashing runs ranks": 1,
     "data chat packing samples manifest": 2,
-    "models methods packed_model footprint weights": 3,
+    "models methods packed_model footprint weights engine": 3,
 }
 FLOOR_OF = {room: floor for rooms, floor in FLOORS.items() for room in rooms.split()}
 TOP = 4  # training, evaluation, and all that is not named above

@@ -1,0 +1,108 @@
+"""Measure LoRA training on one CUDA GPU against TRL, in one run: runs/bench/gpu.json and a table.
+
+  python python/bench_gpu.py                      Mistral-7B's shape, random weights, 2048 and 4096 tokens
+  python python/bench_gpu.py --device cpu --shape small --lengths 64 --steps 2      does it run? No figure to quote
+
+Every arm trains in a process of its own. The share of the matrix rate counts 4 operations a weight and token: forward,
+and backward to the activations; a frozen weight has no gradient.
+"""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+
+    from common.benchmarks import gpu
+
+    if args.worker:
+        (length,) = args.lengths
+        figures = gpu.run_arm(args.worker, args.shape, args.device, length, args.micro_batch, args.steps)
+        print("RESULT " + json.dumps(figures))
+        return
+
+    from common import hardware
+    from common.manifest import describe_git, package_versions
+    from common.runs import runs_dir, write_json
+
+    if args.device == "cuda":
+        hardware.pick_device("cuda")
+    rate = gpu.matrix_rate_tflops(args.device)
+    lengths = {length: {arm: measure(args, arm, length) for arm in args.arms} for length in args.lengths}
+    weights = gpu.count_parameters(args.shape)
+    for arms in lengths.values():
+        for figures in arms.values():
+            if "error" not in figures:
+                figures["matrix_rate_share"] = 4 * weights * figures["tokens_per_s"] / 1e12 / rate
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": args.device,
+        "gpu": gpu_name(args.device),
+        "shape": args.shape,
+        "steps": args.steps,
+        "sequences_per_step": args.micro_batch,
+        "gemm_tflops": rate,
+        "lengths": lengths,
+        "versions": package_versions(),
+        "hardware": hardware.describe(),
+        "git": describe_git(),
+    }
+    path = runs_dir() / "bench" / "gpu.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, report)
+    print_table(report)
+    print(f"written to {path}")
+    if all("error" in figures for arms in lengths.values() for figures in arms.values()):
+        raise UserError(Problem("no training ran", "their errors are above"), ExitCode.INTERNAL)
+
+
+def build_parser() -> CommandParser:
+    parser = CommandParser(description=__doc__)
+    arms = ["trl_default", "trl_tuned", "ours"]
+    parser.add_argument("--shape", default="mistral-7b", choices=["mistral-7b", "small"], help="shape of the model")
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu shows only that it runs")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096], help="tokens a packed sequence")
+    parser.add_argument("--micro-batch", type=int, default=4, help="sequences an optimizer step, one after the other")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps, after two that are not counted")
+    parser.add_argument("--arms", nargs="+", default=arms, choices=arms, help="which trainings to run")
+    parser.add_argument("--worker", metavar="ARM", help="run one training here and print its figures")
+    return parser
+
+
+def measure(args, arm: str, length: int) -> dict:
+    """Run one arm in a fresh process and return its figures, or why it has none."""
+    command = [sys.executable, __file__, "--worker", arm, "--lengths", str(length), "--shape", args.shape]
+    command += ["--device", args.device, "--micro-batch", str(args.micro_batch), "--steps", str(args.steps)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
+    if found:
+        return json.loads(found[0].removeprefix("RESULT "))
+    words = [line for line in answer.stderr.splitlines() if line.strip()]
+    return {"error": words[-1] if words else f"exit code {answer.returncode}"}
+
+
+def gpu_name(device: str) -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name(0) if device == "cuda" else None
+
+
+def print_table(report: dict) -> None:
+    print(f"{report['gpu'] or 'CPU'}, {report['gemm_tflops']:.2f} TFLOP/s bf16 matrix rate, {report['shape']}")
+    print(f"{'tokens':>6} {'arm':<12} {'tokens/s':>10} {'of rate':>8} {'peak GiB':>9}")
+    for length, arms in report["lengths"].items():
+        for arm, figures in arms.items():
+            if "error" in figures:
+                print(f"{length:>6} {arm:<12} {figures['error']}")
+                continue
+            rate, share, peak = (figures[key] for key in ("tokens_per_s", "matrix_rate_share", "peak_memory_gib"))
+            print(f"{length:>6} {arm:<12} {rate:>10,.0f} {share:>8.1%} {peak:>9.1f}")
+
+
+if __name__ == "__main__":
+    run_command(main)

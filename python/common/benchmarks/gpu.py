@@ -1,0 +1,177 @@
+"""Tokens per second of LoRA training on one GPU, ours beside TRL's: what `make bench-gpu` runs, an arm a process.
+
+The model has a real one's shape and random weights, drawn on the device; sequences are random and exactly as long as
+asked, every token trained. So nothing is downloaded, nothing padded, and all arms compute the same work.
+"""
+
+import time
+from pathlib import Path
+
+from common.settings import MethodSettings, Recipe
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+METHOD = MethodSettings(rank=64, alpha=128, dropout=0.05, targets=TARGETS)
+SHAPES = {
+    "mistral-7b": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 32000,
+    },
+    "small": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 512,
+    },
+}  # fmt: skip
+ARMS = ("trl_default", "trl_tuned", "ours")
+_WARM_UP_STEPS = 2  # compile kernels, fill the allocator's cache
+
+
+def run_arm(arm: str, shape: str, device: str, length: int, micro_batch: int, steps: int) -> dict[str, float]:
+    """Train ``steps`` optimizer steps after two of warm-up; return seconds a step, tokens/s, peak memory in GiB."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.ends: list[float] = []
+
+        def on_step_end(self, args, state, control, **_):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    clock = Clock()
+    trainer = _trainer(arm, SHAPES[shape], device, length, micro_batch, steps + _WARM_UP_STEPS)
+    trainer.add_callback(clock)
+    trainer.train()
+    seconds = (clock.ends[-1] - clock.ends[_WARM_UP_STEPS - 1]) / steps
+    return {
+        "step_s": seconds,
+        "tokens_per_s": micro_batch * length / seconds,
+        "peak_memory_gib": _peak_gib(device),
+        "loss": trainer.state.log_history[0]["loss"],
+    }
+
+
+def matrix_rate_tflops(device: str, size: int | None = None) -> float:
+    """Return the median rate in TFLOP/s of bf16 products of square matrices on ``device``."""
+    import torch
+
+    size = size or (8192 if device == "cuda" else 512)
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(23):
+        started = time.perf_counter()
+        left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / sorted(seconds[3:])[10] / 1e12
+
+
+def count_parameters(shape: str) -> int:
+    """Return the number of weights in the decoder's matrices and the head: what a token is multiplied with."""
+    from common.footprint import count_weights
+
+    linear, _ = count_weights(SHAPES[shape])
+    return linear + SHAPES[shape]["vocab_size"] * SHAPES[shape]["hidden_size"]
+
+
+def _trainer(arm: str, shape: dict, device: str, length: int, micro_batch: int, steps: int):
+    import torch
+
+    torch.manual_seed(0)
+    rows = torch.randint(3, shape["vocab_size"], (micro_batch * steps, length)).tolist()
+    if arm == "ours":
+        return _ours(_random_model(shape, device, torch.bfloat16), rows, device, length, micro_batch, steps)
+    default = arm == "trl_default"
+    model = _random_model(shape, device, torch.float32 if default else torch.bfloat16)
+    return _trl(model, rows, device, length, micro_batch, steps, checkpointing=default)
+
+
+def _random_model(shape: dict, device: str, dtype):
+    """Return a Mistral of random weights, made where it is used: on a GPU it takes a second."""
+    import torch
+    from transformers import AutoModelForCausalLM, MistralConfig
+
+    config = MistralConfig(**shape, max_position_embeddings=32768, sliding_window=None, use_cache=False)
+    torch.set_default_device(device)
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    finally:
+        torch.set_default_device(None)
+
+
+def _ours(model, rows: list[list[int]], device: str, length: int, micro_batch: int, steps: int):
+    """This project's trainer: the frozen model's packs and loss, one pack a sequence."""
+    from common.chat import Encoded
+    from common.jobs import Job
+    from common.methods import add_method
+    from common.training import new_trainer
+
+    recipe = Recipe("bench", "main", method=METHOD)
+    recipe.model.precision = "bf16"
+    training = recipe.training
+    training.device, training.max_steps, training.packing, training.pack_tokens = device, steps, "on", length
+    training.micro_batch, training.gradient_accumulation, training.activation_checkpointing = 1, micro_batch, "off"
+    job = Job(recipe, "bench", tokenizer=_tokenizer())
+    job.train_set = [Encoded(ids, [True] * length) for ids in rows]
+    return new_trainer(job, add_method(model, METHOD, "random"), Path(_scratch()))
+
+
+def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *, checkpointing: bool):
+    """TRL's SFTTrainer: fp32 weights and checkpointing as it comes; or bf16 weights, nothing recomputed."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    config = SFTConfig(
+        output_dir=_scratch(),
+        max_steps=steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=micro_batch,
+        max_length=length,
+        learning_rate=2e-4,
+        bf16=True,
+        use_cpu=device == "cpu",
+        activation_checkpointing=checkpointing,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=METHOD.rank,
+        lora_alpha=METHOD.alpha,
+        lora_dropout=METHOD.dropout,
+        target_modules=list(METHOD.targets),
+    )
+    data = Dataset.from_dict({"input_ids": rows})
+    trainer = SFTTrainer(model, config, train_dataset=data, processing_class=_tokenizer(), peft_config=lora)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _tokenizer():
+    """Any will do: no text is read."""
+    from common.models import load_tokenizer
+    from common.settings import RECIPES_DIR
+
+    return load_tokenizer(RECIPES_DIR / "demo" / "model")
+
+
+def _peak_gib(device: str) -> float:
+    import torch
+
+    from common.hardware import GIB, peak_rss_gib
+
+    return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else peak_rss_gib()
+
+
+def _scratch() -> str:
+    from common.runs import runs_dir
+
+    return str(runs_dir() / "bench" / "scratch")

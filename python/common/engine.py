@@ -1,0 +1,142 @@
+"""DeepSpeed's configuration: read, held against the recipe, completed; and how many processes train.
+
+The recipe's numbers are the truth. A value in the JSON may repeat one of them or be "auto"; one that says otherwise is
+refused before anything is loaded, for DeepSpeed would follow the one and transformers the other.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common import ranks
+from common.errors import ExitCode, Problem, UserError
+from common.settings import ROOT, Recipe, TrainingSettings
+
+EPOCHS_BELOW = ((1_000, 5), (10_000, 4), (50_000, 3), (100_001, 2))  # examples → epochs; above all of them, 1
+
+
+def settle_ranks(training: TrainingSettings, *, planned: bool) -> None:
+    """Write into ``training`` how many processes really train: those of the launcher, or this one alone.
+
+    With ``planned`` (a check before the launch) the recipe's own numbers stay.
+    """
+    if not training.deepspeed or planned:
+        return
+    if ranks.launched():
+        training.ranks = ranks.local_size()
+        training.nodes = ranks.world_size() // ranks.local_size()
+    else:
+        training.deepspeed, training.ranks, training.nodes = None, 1, 1
+
+
+def count_ranks(training: TrainingSettings) -> int:
+    """Return how many processes train together, on all nodes."""
+    return training.ranks * training.nodes if training.deepspeed else 1
+
+
+def describe_plan(recipe: Recipe) -> str:
+    """Return how a global batch comes about, as in "micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step"."""
+    training, world = recipe.training, count_ranks(recipe.training)
+    batch = training.micro_batch * training.gradient_accumulation * world
+    nodes = f" on {training.nodes} nodes" if training.nodes > 1 else ""
+    how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "no launcher"
+    return (
+        f"micro-batch {training.micro_batch} × accumulation {training.gradient_accumulation} × "
+        f"{world} rank{'s' if world > 1 else ''}{nodes} = {batch} examples a step ({how})"
+    )
+
+
+def check_devices(training: TrainingSettings) -> None:
+    """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for."""
+    if not training.deepspeed or training.device == "cpu":
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < training.ranks:
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(found)) or "none"
+        what = f"{training.ranks} CUDA GPUs are asked for on this node, {found} found ({names})"
+        fewer = f"NUM_GPUS={found} for those, or " if found else ""
+        remedy = f"{fewer}SMOKE=1 to try everything with two ranks on the CPU"
+        raise UserError(Problem(what, "a rank has a GPU of its own", remedy), ExitCode.UNAVAILABLE)
+
+
+def choose_epochs(examples: int) -> tuple[int, str]:
+    """Return the number of epochs for so many training examples, and why."""
+    for limit, epochs in EPOCHS_BELOW:
+        if examples < limit:
+            bound = "up to 100,000" if limit == 100_001 else f"fewer than {limit:,}"
+            return epochs, f"{examples:,} training examples are {bound}"
+    return 1, f"{examples:,} training examples are more than 100,000"
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return DeepSpeed's JSON. Raises UserError: 66 when it is missing, 78 when it is no JSON object."""
+    try:
+        config = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(Problem(f"cannot read {path}: {error.strerror}"), ExitCode.NO_INPUT) from None
+    except ValueError as error:
+        raise UserError(Problem(f"{path}: {error}", "a JSON object"), ExitCode.CONFIG) from None
+    if not isinstance(config, dict):
+        raise UserError(Problem(f"{path} holds no JSON object"), ExitCode.CONFIG)
+    return config
+
+
+def check_config(recipe: Recipe) -> dict[str, Any]:
+    """Return DeepSpeed's configuration completed for ``recipe``. Raises UserError (78) with every contradiction."""
+    config = read_config(recipe.training.deepspeed)
+    problems = find_contradictions(config, recipe)
+    if problems:
+        raise UserError(problems, ExitCode.CONFIG)
+    return complete_config(config, recipe)
+
+
+def find_contradictions(config: dict[str, Any], recipe: Recipe) -> list[Problem]:
+    """Return a problem for each value in ``config`` that is not the recipe's, and for what cannot work."""
+    name, training = Path(recipe.training.deepspeed).name, recipe.training
+    problems = [
+        Problem(f"{name}: '{block}'", "the recipe says how to optimise; two opinions end in a learning rate of 0",
+                f"remove '{block}' from {name}")
+        for block in ("optimizer", "scheduler") if block in config
+    ]  # fmt: skip
+    accumulation, per_rank = training.gradient_accumulation, training.micro_batch
+    wanted = {
+        "train_micro_batch_size_per_gpu": (per_rank, "training.micro_batch"),
+        "gradient_accumulation_steps": (accumulation, "training.gradient_accumulation"),
+        "train_batch_size": (per_rank * accumulation * count_ranks(training), "micro-batch × accumulation × ranks"),
+        "gradient_clipping": (training.max_grad_norm, "training.max_grad_norm"),
+        "bf16.enabled": (recipe.model.precision == "bf16", f"model.precision is {recipe.model.precision}:"),
+        "fp16.enabled": (False, "fp16 loses small gradients:"),
+    }
+    for key, (value, origin) in wanted.items():
+        found = _look_up(config, key)
+        if found not in (None, "auto", value):
+            allowed = f"{origin} {json.dumps(value)}"
+            problems.append(Problem(f"{name}: {key} is {json.dumps(found)}", allowed, f'write "auto" in {name}'))
+    stage = _look_up(config, "zero_optimization.stage")
+    if stage not in (None, 0, 1, 2):
+        what = f"{name}: zero_optimization.stage is {json.dumps(stage)}"
+        problems.append(Problem(what, "0, 1 or 2: stage 3 splits the weights, which an adapter does not need"))
+    if recipe.model.precision == "nf4":
+        problems.append(Problem("model.precision is nf4", "bf16 or fp32 under DeepSpeed"))
+    return problems
+
+
+def complete_config(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return ``config`` with the recipe's values in it. The engine sees one batch a step: the trainer splits it."""
+    training = recipe.training
+    batch = training.micro_batch * training.gradient_accumulation
+    return config | {
+        "train_micro_batch_size_per_gpu": batch,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": batch * count_ranks(training),
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {**config.get("bf16", {}), "enabled": recipe.model.precision == "bf16"},
+    }
+
+
+def _look_up(config: dict[str, Any], dotted: str):
+    for word in dotted.split("."):
+        config = config.get(word) if isinstance(config, dict) else None
+    return config

@@ -1,0 +1,189 @@
+"""Starting a training command: this Python alone, or DeepSpeed's launcher with a rank for each GPU.
+
+Where the processes run (GPUs here, a hostfile, a node of several launchers) is said with the options of
+:func:`add_team_options`; how many they are belongs to the recipe's ``training.ranks``.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common import runs
+from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.ranks import WATCHED_VARIABLE, require_deepspeed
+from common.runs import launch
+from common.runs.folders import utc_now
+from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
+from common.settings import TrainingSettings
+
+_HOST_LINE = re.compile(r"(\S+)\s+slots=(\d+)")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a training: ``ranks`` on each of ``nodes``, or this one alone when there is no launcher."""
+
+    launcher: bool = False
+    device: str = "cpu"
+    ranks: int = 1
+    nodes: int = 1
+    hostfile: Path | None = None
+    node_rank: int | None = None  # given when each node has a launcher of its own
+    master_addr: str | None = None
+    master_port: int | None = None
+
+    def settings(self) -> list[str]:
+        """Return the options that tell a training command's check how many ranks there will be."""
+        if not self.launcher:
+            return []
+        return ["--set", f"training.ranks={self.ranks}", "--set", f"training.nodes={self.nodes}"]
+
+    def command_line(self, script: str, *arguments: str) -> list[str]:
+        """Return the command that runs ``script`` with this team."""
+        plain = launch.command_line(script, *arguments)
+        if not self.launcher:
+            return plain
+        port = self.master_port or _free_port()
+        words = [plain[0], "-m", "deepspeed.launcher.runner", "--log_level", "error", "--master_port", str(port)]
+        if self.hostfile:
+            words += ["--hostfile", str(self.hostfile)]
+        if self.node_rank is not None:
+            words += ["--no_ssh", "--node_rank", str(self.node_rank)]
+        if self.master_addr:
+            words += ["--master_addr", self.master_addr]
+        return words + self._devices() + plain[1:]
+
+    def _devices(self) -> list[str]:
+        """Say which GPUs; the launcher by itself would take the first ones, whatever CUDA_VISIBLE_DEVICES says."""
+        visible = [word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
+        if self.device != "cpu" and not self.hostfile and len(visible) >= self.ranks:
+            return ["--include", f"localhost:{','.join(visible[: self.ranks])}"]
+        return ["--num_gpus", str(self.ranks)]
+
+    def environment(self) -> dict[str, str]:
+        """Return what the processes of this team need in their environment."""
+        if not self.launcher or self.device != "cpu":
+            return {}
+        return {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def add_team_options(parser: CommandParser) -> None:
+    """Add the options that say where the ranks of a DeepSpeed recipe run."""
+    team = parser.add_argument_group("where a DeepSpeed recipe runs")
+    team.add_argument("--num-gpus", type=int, metavar="N", help="GPUs, and so ranks, on each node (default: recipe's)")
+    team.add_argument("--hostfile", type=Path, metavar="FILE", help="nodes, one a line: HOST slots=N")
+    team.add_argument("--node-rank", type=int, metavar="N", help="this node's number, when each has its own launcher")
+    team.add_argument("--master-addr", metavar="HOST", help="address of node 0")
+    team.add_argument("--master-port", type=int, metavar="PORT", help="free port of node 0 (default: one is found)")
+
+
+def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team:
+    """Return the team for a recipe. Raises UserError: 64 for options that contradict, 66 or 69 for what is missing."""
+    given = [option for option in ("num_gpus", "hostfile", "node_rank") if getattr(options, option) is not None]
+    if not training.deepspeed:
+        if given:
+            what = f"--{given[0].replace('_', '-')} for a recipe that one process trains"
+            raise UserError(Problem(what, "several ranks need training.deepspeed, as in frida-h100"), ExitCode.USAGE)
+        return Team()
+    require_deepspeed()
+    team = Team(True, training.device, options.num_gpus or training.ranks, training.nodes)
+    if team.ranks < 1:
+        raise UserError(Problem(f"NUM_GPUS={team.ranks}", "at least 1"), ExitCode.USAGE)
+    if options.hostfile is None:
+        if options.node_rank is not None or training.nodes > 1:
+            raise UserError(Problem("several nodes without a hostfile", "HOSTFILE=FILE names them"), ExitCode.USAGE)
+        return replace(team, master_port=options.master_port)
+    return _spread(team, options)
+
+
+def _spread(team: Team, options: argparse.Namespace) -> Team:
+    """Return ``team`` on the nodes of the hostfile."""
+    slots = read_hostfile(options.hostfile)
+    fewest = min(slots.values())
+    wanted = options.num_gpus or fewest
+    if wanted > fewest:
+        host = min(slots, key=slots.get)
+        what = f"NUM_GPUS={wanted}, but {host} has {fewest} slots in {options.hostfile}"
+        raise UserError(Problem(what, "each node trains with as many ranks"), ExitCode.USAGE)
+    if options.node_rank is None:
+        if len(slots) > 1 and not shutil.which("pdsh"):
+            remedy = "install pdsh, or start one launcher on each node with NODE_RANK= and MASTER_ADDR="
+            raise UserError(Problem("pdsh is not installed", "it starts the other nodes", remedy), ExitCode.UNAVAILABLE)
+    elif not 0 <= options.node_rank < len(slots) or not options.master_addr or not options.master_port:
+        what = f"NODE_RANK={options.node_rank} MASTER_ADDR={options.master_addr} MASTER_PORT={options.master_port}"
+        allowed = f"0 to {len(slots) - 1}, and address and port of node 0"
+        raise UserError(Problem(what, allowed), ExitCode.USAGE)
+    return replace(
+        team,
+        ranks=wanted,
+        nodes=len(slots),
+        hostfile=options.hostfile.absolute(),
+        node_rank=options.node_rank,
+        master_addr=options.master_addr,
+        master_port=options.master_port,
+    )
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """Return host → slots of a hostfile as DeepSpeed reads it. Raises UserError: 66 missing, 78 malformed."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(Problem(f"cannot read hostfile {path}: {error.strerror}"), ExitCode.NO_INPUT) from None
+    slots: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.split("#")[0].strip()
+        match = _HOST_LINE.fullmatch(text)
+        if text and (not match or int(match[2]) < 1 or match[1] in slots):
+            problem = Problem(f"{path}:{number}: {text}", "each host once, as in: node-a slots=8")
+            raise UserError(problem, ExitCode.CONFIG)
+        if match:
+            slots[match[1]] = int(match[2])
+    if not slots:
+        raise UserError(Problem(f"{path} names no host", "one a line, as in: node-a slots=8"), ExitCode.CONFIG)
+    return slots
+
+
+def run_ranks_here(command: list[str], name: str) -> int:
+    """Run a launcher in the foreground as run ``name`` and return the training's own exit code.
+
+    It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a
+    closing terminal leave a stop request in the run folder instead; once more, and the ranks are told to end at once.
+    """
+    folder, began = runs.run_folder(name), utc_now()
+    environment = launch.training_environment() | {WATCHED_VARIABLE: str(os.getpid())}
+    sys.stdout.flush()
+    child = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def ask(*_) -> None:
+        request = folder / STOP_REQUEST_FILE
+        if (folder / "run.json").is_file() and not request.exists():
+            request.touch(mode=0o600)
+            os.write(2, b"\nstopping at the next safe point (Ctrl-C again: end at once, without saving)\n")
+        elif child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    status = runs.read_status(folder)
+    if status.get("started_at", "") >= began and status["state"] in FINAL_STATES:
+        return status["exit_code"]  # the launcher tells only which rank it saw first
+    return code if code > 0 else int(ExitCode.INTERNAL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,253 @@
+"""The processes that train together: which of them I am, and how they agree. One process alone is a team of one.
+
+DeepSpeed's launcher starts a process (rank) for each GPU and tells it its place in RANK, WORLD_SIZE and LOCAL_SIZE.
+Rank 0 leads: it alone holds the run folder and speaks. What concerns all (is it time to save, to stop?) is agreed upon
+over a gloo group of its own, in the same order on every rank, so nobody waits for what the others never do.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from common.errors import ExitCode, Problem, StoppedRun, UserError
+from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE
+
+WATCHED_VARIABLE = "RECETARIO_WATCHED"  # pid of a process that a rank must not outlive, besides its launchers
+_LEADERS_LAST_WORDS_S = 5.0  # the launcher ends everyone at the first exit: a follower with an error waits
+_ORPHAN_GRACE_S = 120.0  # to finish a step and save when the launcher is gone; ranks that hang end then
+_POLL_S = 1.0
+
+_group = None  # the control group, None in a team of one
+_stop = threading.Event()
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_size() -> int:
+    """Return the number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_SIZE", 1))
+
+
+def launched() -> bool:
+    """True in a process that DeepSpeed's launcher has started as a rank."""
+    return "LOCAL_SIZE" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_leader() -> bool:
+    return rank() == 0
+
+
+@contextmanager
+def together():
+    """Join the other ranks for the duration; leave together, once the leader has put its run folder in order.
+
+    Nothing happens in a process that no launcher started. Followers print nothing but their own failures.
+    """
+    if not launched():
+        yield
+        return
+    _watch_launcher()
+    _join()
+    if not is_leader():
+        _silence()
+    try:
+        yield
+    except StoppedRun:
+        barrier()
+        raise
+    except UserError as error:
+        if is_leader():
+            raise
+        time.sleep(_LEADERS_LAST_WORDS_S)
+        raise SystemExit(int(error.exit_code)) from error
+    except RuntimeError as error:
+        if is_leader() or "onnection" not in str(error):
+            raise
+        print(f"rank {rank()}: the connection to the other ranks is lost", file=sys.stderr)
+        raise SystemExit(int(ExitCode.INTERNAL)) from error
+    else:
+        barrier()
+
+
+def _join() -> None:
+    global _group
+    import warnings
+
+    import deepspeed
+    import torch
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        deepspeed.ops.__compatible_ops__ = {}  # none is needed, and to build one takes a compiler and a minute
+        backend = "gloo"
+    else:
+        backend = deepspeed.get_accelerator().communication_backend_name()
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+
+
+# ------------------------------------------------------------------------------------------------------- agreeing
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if _group is not None:
+        import torch
+
+        torch.distributed.barrier(group=_group)
+
+
+def add_up(value: float) -> float:
+    """Return the sum of ``value`` over the ranks, the same on each."""
+    if _group is None:
+        return value
+    import torch
+
+    total = torch.tensor(value, dtype=torch.float64)
+    torch.distributed.all_reduce(total, group=_group)
+    return total.item()
+
+
+def agree(wish: bool) -> bool:
+    """Return, on every rank, whether any of them wishes it."""
+    return wish if _group is None else add_up(float(wish)) > 0
+
+
+def from_leader(compute: Callable[[], Any]) -> Any:
+    """Return on every rank what ``compute`` gives on the leader; only there it is called."""
+    if _group is None:
+        return compute()
+    import torch
+
+    box = [compute() if is_leader() else None]
+    torch.distributed.broadcast_object_list(box, src=0, group=_group)
+    return box[0]
+
+
+@contextmanager
+def leader_first():
+    """Let the leader do the block before the others do; what it caches or creates, they find."""
+    if not is_leader():
+        barrier()
+    yield
+    if is_leader():
+        barrier()
+
+
+# -------------------------------------------------------------------------------------------------------- followers
+
+
+class Follower:
+    """What a rank other than the leader holds in place of its run: a name and a folder, and nothing to write."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder = name, folder
+
+    def __enter__(self) -> "Follower":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: _stop.set())
+        launch_log = os.environ.pop(LAUNCH_LOG_VARIABLE, None)
+        if launch_log is not None and self.folder.is_dir():
+            log = os.open(self.folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, 2)
+            os.close(log)
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def update_status(self, state: str | None = None, **fields) -> None:
+        pass
+
+    def append_metrics(self, record: dict) -> None:
+        pass
+
+    def stop_requested(self) -> bool:
+        return agree(_stop.is_set())
+
+
+def lead(run) -> None:
+    """Tell the others that the leader holds ``run``, and make it ask them all whether to stop, as they ask it."""
+    if _group is None:
+        return
+    from_leader(lambda: run.folder)
+    ask = run.stop_requested
+    run.stop_requested = lambda: agree(ask() or _stop.is_set())
+
+
+def follow(name: str) -> Follower:
+    """Wait until the leader holds the run ``name``, and return what a follower holds in its place."""
+    return Follower(name, from_leader(Path))
+
+
+def _silence() -> None:
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+# --------------------------------------------------------------------------------------------------------- orphans
+
+
+def _watch_launcher() -> None:
+    """Stop this rank when a process of its launcher dies: nobody else would end it."""
+    launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
+    if WATCHED_VARIABLE in os.environ:
+        with suppress(psutil.NoSuchProcess):
+            launchers.append(psutil.Process(int(os.environ[WATCHED_VARIABLE])))
+    if not launchers:
+        return
+
+    def watch() -> None:
+        while all(_lives(launcher) for launcher in launchers):
+            time.sleep(_POLL_S)
+        _stop.set()
+        time.sleep(_ORPHAN_GRACE_S)
+        os.write(2, f"rank {rank()}: the launcher is gone and the other ranks do not answer\n".encode())
+        os._exit(int(ExitCode.INTERNAL))
+
+    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
+
+
+def _is_launcher(process: psutil.Process) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "deepspeed.launcher" in words or "bin/deepspeed" in words
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def require_deepspeed() -> str:
+    """Return the installed version of DeepSpeed. Raises UserError (69) where there is none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("deepspeed")
+    except metadata.PackageNotFoundError:
+        problem = Problem("DeepSpeed is not installed", "this recipe needs it, and it needs Linux", "make setup")
+        raise UserError(problem, ExitCode.UNAVAILABLE) from None

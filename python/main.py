@@ -1,0 +1,59 @@
+"""Fine-tune frIdA with LoRA under DeepSpeed, on the GPUs of a node or of several; a checkpoint for every epoch.
+
+  deepspeed --num_gpus=8 python/main.py --deepspeed ds_config.json
+  deepspeed --num_gpus=4 python/main.py --data mine.jsonl --validation more.jsonl --epochs 3
+  python python/main.py --smoke                     one process, no DeepSpeed: the same examples, the same steps
+
+make train-h100 does this after checking GPUs, model and data. Everything goes to runs/NAME/. Exit codes: 0 done, 64-78
+what was wrong (see the message), 75 stopped and resumable.
+"""
+
+import argparse
+
+from common.errors import run_command
+from common.options import recipe_parser
+
+OPTIONS = {
+    "--deepspeed": "training.deepspeed",
+    "--model": "model.name",
+    "--data": "data.train",
+    "--validation": "data.validation",
+    "--output": "output.folder",
+    "--epochs": "training.epochs",
+    "--batch-size": "training.micro_batch",
+    "--grad-accum": "training.gradient_accumulation",
+    "--learning-rate": "training.learning_rate",
+    "--max-length": "data.max_length_tokens",
+    "--seed": "training.seed",
+}
+
+
+def main() -> None:
+    parser = recipe_parser(__doc__, OPTIONS, default_recipe="frida-h100")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher passes it
+    args = parser.parse_args()
+
+    from common import ranks
+
+    with ranks.together():
+        from common.artifacts import save_finished
+        from common.methods import add_method
+        from common.models import load_model
+        from common.preparation import open_run, prepare
+        from common.training import train
+
+        job = prepare(args, OPTIONS)
+        if args.check:
+            return
+
+        recipe = job.recipe
+        with open_run(job) as run:
+            model = load_model(job.model_folder, recipe.model.precision)
+            model = add_method(model, recipe.method, base_name=recipe.model.name)
+            trainer = train(run, job, model)
+            if ranks.is_leader():
+                save_finished(run, recipe, trainer)
+
+
+if __name__ == "__main__":
+    run_command(main)

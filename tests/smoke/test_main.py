@@ -1,0 +1,134 @@
+"""frida-h100 with real DeepSpeed ranks on the CPU: artefacts, the same curve as one process, deaths of every kind.
+
+Run: pytest tests/smoke/test_main.py
+"""
+
+import json
+import socket
+
+import pytest
+from rank_trainings import ROOT, RankTrainings, ranks_of, wait_until_gone
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: it needs Linux")
+pytestmark = pytest.mark.smoke
+FINISHED = "adapter_config.json adapter_model.safetensors tokenizer.json tokenizer_config.json chat_template.jinja"
+RECORDS = "run.json run.lock status.json train.log metrics.jsonl logs epoch_info.json training_info.json DONE.json"
+ARTEFACTS = {*FINISHED.split(), *RECORDS.split(), "README.md", "loss.png", "checkpoint-4", "checkpoint-epoch-1"}
+EPOCH_KEYS = {"epoch", "train_loss", "eval_loss", "learning_rate", "global_step", "timestamp", "path"}
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory) -> RankTrainings:
+    return RankTrainings(tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def together(trainings) -> str:
+    """The name of a run that two ranks trained to its end, undisturbed."""
+    process = trainings.launch("together")
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    assert "micro-batch 2 × accumulation 2 × 2 ranks = 8 examples a step" in output
+    return "together"
+
+
+def test_make_train_h100_smoke_leaves_every_artefact(trainings):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    code, output = trainings.run("make", "train-h100", SMOKE=1)
+    assert code == 0, output
+    folder = trainings.folder / "frida-h100-smoke"
+    names = {path.name for path in folder.iterdir()}
+    assert names == ARTEFACTS
+    (epoch,) = trainings.read(folder.name, "epoch_info.json")
+    assert set(epoch) >= EPOCH_KEYS
+    assert (epoch["path"], epoch["global_step"]) == ("checkpoint-epoch-1", 4)
+    assert any((folder / "logs").rglob("events.out.tfevents.*"))
+    shards = sorted(path.name for path in (folder / "checkpoint-4" / "global_step4").glob("*zero_pp_rank*"))
+    assert len(shards) == 2, "ZeRO splits the optimizer's state over the ranks"
+    assert trainings.read(folder.name, "training_info.json")["ranks"] == 2
+
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "recipes" / "demo" / "model")
+    model = PeftModel.from_pretrained(base, folder / "checkpoint-epoch-1")
+    weights = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+    assert weights and all(torch.any(weight) for weight in weights.values())
+
+
+def test_two_ranks_follow_the_curve_of_one_process(trainings, together):
+    words = ("--smoke", "--run", "alone", "--grad-accum", "4", *trainings.inputs, *trainings.numbers)
+    code, output = trainings.command("main", *words)
+    assert code == 0, output
+    assert len(trainings.losses(together)) == 9
+    assert trainings.losses(together) == pytest.approx(trainings.losses("alone"), rel=1e-3)
+    assert trainings.losses(together)[-1] < trainings.losses(together)[0]
+    judged = [[epoch["eval_loss"] for epoch in trainings.read(run, "epoch_info.json")] for run in (together, "alone")]
+    assert judged[0] == pytest.approx(judged[1], rel=1e-3)
+
+
+def test_a_crashed_rank_a_dead_launcher_and_a_stop_leave_nobody_and_resume(trainings, together):
+    name, folder = "disturbed", trainings.folder / "disturbed"
+    often = ("--set", "training.save_every_minutes=0.0001")
+    code = trainings.launch(name, *often, BACKGROUND=1).wait(timeout=600)
+    assert code == 0
+    trainings.wait_for_checkpoint(name, 2)
+    ranks_of(folder)["1"].kill()
+    wait_until_gone(folder)
+    assert trainings.status(name)["state"] in ("failed", "crashed")
+
+    assert trainings.command("resume_run", "--run", name)[0] == 0
+    trainings.wait_for_checkpoint(name, 4)
+    for launcher in ("runner", "launch"):
+        ranks_of(folder)[launcher].kill()
+    wait_until_gone(folder)
+    assert trainings.status(name)["state"] == "stopped", "ranks without a launcher save and end"
+
+    assert trainings.command("resume_run", "--run", name)[0] == 0
+    trainings.wait_for_checkpoint(name, 6)
+    code, output = trainings.command("stop_run", "--run", name)
+    assert code == 0 and "stopped at step" in output, output
+    wait_until_gone(folder, timeout_s=30)
+
+    assert trainings.command("resume_run", "--run", name)[0] == 0
+    code, output = trainings.command("watch_run", "--run", name)
+    assert code == 0, output
+    assert trainings.losses(name) == pytest.approx(trainings.losses(together), rel=1e-6)
+    assert len(trainings.read(name, "run.json")["attempts"]) == 4
+
+
+def test_two_launchers_train_together_as_two_nodes(trainings, together, tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    where = {"HOSTFILE": hostfile, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    nodes = [trainings.launch("nodes", NODE_RANK=rank, **where) for rank in (0, 1)]
+    outputs = [node.communicate(timeout=900)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert "2 ranks on 2 nodes" in outputs[0]
+    assert trainings.losses("nodes") == pytest.approx(trainings.losses(together), rel=1e-6)
+
+
+def test_a_config_that_contradicts_the_recipe_is_refused_before_anything_is_loaded(trainings, tmp_path):
+    config = json.loads((ROOT / "ds_config.json").read_text())
+    config |= {"train_micro_batch_size_per_gpu": 4, "optimizer": {"type": "AdamW"}, "train_batch_size": 128}
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    process = trainings.launch("refused", "--deepspeed", str(tmp_path / "ds.json"))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 78
+    assert "ds.json: train_micro_batch_size_per_gpu is 4 — training.micro_batch 2" in output
+    assert "ds.json: train_batch_size is 128" in output and "ds.json: 'optimizer'" in output
+    assert not (trainings.folder / "refused").exists()
+
+
+def test_without_enough_gpus_it_says_what_is_there_and_what_to_do(trainings):
+    import torch
+
+    if torch.cuda.device_count() >= 8:
+        pytest.skip("this machine has the GPUs")
+    code, output = trainings.run("scripts/launch_training.sh", *trainings.inputs, RUN="no-gpus", TRAIN="given")
+    assert code == 69
+    assert "8 CUDA GPUs are asked for on this node" in output and "SMOKE=1" in output
+    assert not (trainings.folder / "no-gpus").exists()

@@ -1,0 +1,140 @@
+"""DeepSpeed's configuration against the recipe, epochs by data size, teams and hostfiles.
+
+Run: pytest tests/unit/test_engine.py
+"""
+
+import argparse
+import json
+import os
+
+import pytest
+
+from common import engine, launching
+from common.errors import UserError
+from common.settings import load_recipe
+
+
+@pytest.fixture
+def recipe():
+    return load_recipe("frida-h100")
+
+
+def options(**given):
+    names = ("num_gpus", "hostfile", "node_rank", "master_addr", "master_port")
+    return argparse.Namespace(**(dict.fromkeys(names) | given))
+
+
+def test_the_recipe_has_the_numbers_it_is_known_by(recipe):
+    assert (recipe.method.rank, recipe.method.alpha, recipe.method.dropout) == (64, 128, 0.05)
+    assert (recipe.training.learning_rate, recipe.training.warmup_ratio, recipe.training.max_grad_norm) == (
+        1e-4,
+        0.03,
+        1,
+    )
+    pytest.importorskip("deepspeed")
+    assert engine.describe_plan(recipe).startswith("micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step")
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs"),
+    [(1, 5), (999, 5), (1_000, 4), (9_999, 4), (10_000, 3), (49_999, 3), (50_000, 2), (100_000, 2), (100_001, 1)],
+)
+def test_epochs_follow_from_the_number_of_examples(examples, epochs):
+    assert engine.choose_epochs(examples)[0] == epochs
+
+
+def test_the_shipped_configuration_agrees_with_the_recipe(recipe):
+    config = engine.check_config(recipe)
+    assert (config["train_micro_batch_size_per_gpu"], config["train_batch_size"]) == (16, 128)
+    assert config["bf16"]["enabled"] is True and config["zero_optimization"]["stage"] == 2
+    assert "optimizer" not in config and "scheduler" not in config
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"train_micro_batch_size_per_gpu": 4}, "training.micro_batch 8"),
+        ({"gradient_accumulation_steps": 8}, "training.gradient_accumulation 2"),
+        ({"train_batch_size": 64}, "micro-batch × accumulation × ranks 128"),
+        ({"gradient_clipping": 0.5}, "training.max_grad_norm 1.0"),
+        ({"bf16": {"enabled": False}}, "model.precision is bf16"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled is true"),
+        ({"optimizer": {}}, "'optimizer'"),
+        ({"scheduler": {}}, "'scheduler'"),
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3"),
+    ],
+)
+def test_each_contradiction_is_refused(recipe, tmp_path, change, expected):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(engine.read_config("ds_config.json") | change))
+    recipe.training.deepspeed = str(path)
+    with pytest.raises(UserError, match="ds.json") as caught:
+        engine.check_config(recipe)
+    assert caught.value.exit_code == 78
+    assert len(caught.value.problems) == 1 and expected in str(caught.value)
+
+
+def test_values_that_repeat_the_recipe_are_welcome(recipe, tmp_path):
+    same = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2, "train_batch_size": 128}
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(engine.read_config("ds_config.json") | same | {"gradient_clipping": 1}))
+    recipe.training.deepspeed = str(path)
+    assert engine.check_config(recipe)["train_batch_size"] == 128
+
+
+def test_without_a_launcher_one_process_trains_alone(recipe, monkeypatch):
+    monkeypatch.delenv("LOCAL_SIZE", raising=False)
+    engine.settle_ranks(recipe.training, planned=False)
+    assert (recipe.training.deepspeed, engine.count_ranks(recipe.training)) == (None, 1)
+
+
+def test_the_launcher_says_how_many_ranks_there_are(recipe, monkeypatch):
+    monkeypatch.setenv("LOCAL_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "12")
+    engine.settle_ranks(recipe.training, planned=False)
+    assert (recipe.training.ranks, recipe.training.nodes, engine.count_ranks(recipe.training)) == (4, 3, 12)
+
+
+def test_a_team_uses_the_gpus_that_are_visible(recipe, monkeypatch):
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    words = launching.choose_team(recipe.training, options(num_gpus=2)).command_line("python/main.py", "--run", "x")
+    assert words[words.index("--include") + 1] == "localhost:4,5"
+    assert words[-3].endswith("python/main.py") and words[-2:] == ["--run", "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ("", 78, "names no host"),
+        ("node-a 8\n", 78, ":1: node-a 8"),
+        ("node-a slots=8\nnode-a slots=8\n", 78, ":2:"),
+        ("node-a slots=8\nnode-b slots=4\n", 64, "node-b has 4 slots"),
+    ],
+)
+def test_a_bad_hostfile_is_refused(recipe, tmp_path, text, code, expected):
+    pytest.importorskip("deepspeed")
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        launching.choose_team(recipe.training, options(hostfile=tmp_path / "hosts", num_gpus=8))
+    assert caught.value.exit_code == code
+
+
+def test_several_nodes_over_ssh_need_pdsh_and_each_on_its_own_does_not(recipe, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    (tmp_path / "hosts").write_text("# two nodes\nnode-a slots=8\nnode-b slots=8\n")
+    monkeypatch.setenv("PATH", os.devnull)
+    with pytest.raises(UserError, match="pdsh is not installed") as caught:
+        launching.choose_team(recipe.training, options(hostfile=tmp_path / "hosts"))
+    assert caught.value.exit_code == 69
+    here = {"hostfile": tmp_path / "hosts", "node_rank": 1, "master_addr": "node-a", "master_port": 29500}
+    words = launching.choose_team(recipe.training, options(**here)).command_line("python/main.py")
+    assert words[words.index("--node_rank") + 1] == "1" and "--no_ssh" in words
+    with pytest.raises(UserError, match="0 to 1") as caught:
+        launching.choose_team(recipe.training, options(**here | {"node_rank": 2}))
+    assert caught.value.exit_code == 64
+
+
+def test_options_of_a_team_are_refused_where_one_process_trains():
+    with pytest.raises(UserError, match="one process trains"):
+        launching.choose_team(load_recipe("demo").training, options(num_gpus=2))
