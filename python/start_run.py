@@ -48,7 +48,7 @@ def train_here(team: launching.Team, words: list[str], recipe: Recipe, name: str
     if team.launcher:
         if not team.node_rank:  # another node's ranks look after node 0 has
             launch.check_first(launch.command_line(*words, *team.settings()))
-        code = launching.run_ranks_here(team.command_line(*words), name)
+        code = launching.run_ranks_here(team.command_line(*words), name, leads=not team.node_rank)
     else:
         code = launch.run_here(launch.command_line(*words))
     if code or not recipe.evaluation.compare_when_done:

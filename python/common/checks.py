@@ -124,9 +124,9 @@ def check_numbers(recipe: Recipe) -> str:
     return "\n".join([f"learning rate {rate:g}, saved every epoch and every {minutes:g} minutes", *notes])
 
 
-def check_memory(need: footprint.Footprint) -> str:
-    """Compare an estimate with the memory that is free."""
-    available, total = hardware.memory_gib()
+def check_memory(need: footprint.Footprint, device: str = "cpu") -> str:
+    """Compare an estimate with the memory that is free on ``device``."""
+    available, total = hardware.memory_gib(device)
     if need.total > available:
         what = f"about {need} needed, {available:.1f} of {total:.1f} GiB free"
         remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"

@@ -198,6 +198,8 @@ def check_gradients(model) -> str:
 
 
 def _check_ranks(recipe: Recipe) -> str:
+    if not recipe.training.deepspeed:
+        return "one process"
     engine.check_devices(recipe.training)
     world = engine.count_ranks(recipe.training)
     return f"{world} on {'the CPU' if recipe.training.device == 'cpu' else 'GPUs'}"

@@ -39,7 +39,7 @@ def describe_plan(recipe: Recipe) -> str:
     training, world = recipe.training, count_ranks(recipe.training)
     batch = training.micro_batch * training.gradient_accumulation * world
     nodes = f" on {training.nodes} nodes" if training.nodes > 1 else ""
-    how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "no launcher"
+    how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
     return (
         f"micro-batch {training.micro_batch} × accumulation {training.gradient_accumulation} × "
         f"{world} rank{'s' if world > 1 else ''}{nodes} = {batch} examples a step ({how})"

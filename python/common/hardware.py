@@ -101,8 +101,16 @@ def bf16_flag() -> str | None:
     return next((flag for flag in _BF16_FLAGS if flag in flags), None)
 
 
-def memory_gib() -> tuple[float, float]:
-    """Return (available, total) memory in GiB that this process may use, a container's limit respected."""
+def memory_gib(device: str = "cpu") -> tuple[float, float]:
+    """Return (available, total) memory in GiB that this process may use, a container's limit respected.
+
+    For "cuda" it is the GPU's.
+    """
+    if device == "cuda":
+        import torch
+
+        available, total = torch.cuda.mem_get_info()
+        return available / GIB, total / GIB
     memory = psutil.virtual_memory()
     available, total = memory.available, memory.total
     limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")

@@ -151,11 +151,12 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return slots
 
 
-def run_ranks_here(command: list[str], name: str) -> int:
+def run_ranks_here(command: list[str], name: str, *, leads: bool) -> int:
     """Run a launcher in the foreground as run ``name`` and return the training's own exit code.
 
     It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a
     closing terminal leave a stop request in the run folder instead; once more, and the ranks are told to end at once.
+    ``leads`` says whether the run's leader is on this node.
     """
     folder, began = runs.run_folder(name), utc_now()
     environment = launch.training_environment() | {WATCHED_VARIABLE: str(os.getpid())}
@@ -180,7 +181,7 @@ def run_ranks_here(command: list[str], name: str) -> int:
     status = runs.read_status(folder)
     if status.get("started_at", "") >= began and status["state"] in FINAL_STATES:
         return status["exit_code"]  # the launcher tells only which rank it saw first
-    return code if code > 0 else int(ExitCode.INTERNAL)
+    return int(ExitCode.INTERNAL) if leads and code == 0 else code if code >= 0 else 128 - code
 
 
 def _free_port() -> int:

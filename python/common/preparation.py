@@ -219,7 +219,7 @@ def _fit_memory(job: Job) -> str:
     """
     training = job.recipe.training
     if training.activation_checkpointing == "auto":
-        available, _ = hardware.memory_gib()
+        available, _ = hardware.memory_gib(training.device)
         ways = [(training.pack_tokens, every) for every in _CHECKPOINT_EVERY]
         if training.packing == "on":
             ways += [(tokens, 1) for tokens in (1024, 512) if tokens < training.pack_tokens]
@@ -229,7 +229,7 @@ def _fit_memory(job: Job) -> str:
         every = (training.checkpoint_every_n_layers or 1) if training.activation_checkpointing == "on" else None
     training.activation_checkpointing = "on" if every else "off"
     training.checkpoint_every_n_layers = every
-    found = checks.check_memory(_estimate(job, training.pack_tokens, every))
+    found = checks.check_memory(_estimate(job, training.pack_tokens, every), training.device)
     which = {None: "off", 1: "of all layers"}.get(every, f"of one layer in {every}")
     packs = f"; packs of up to {training.pack_tokens:,} tokens" if training.packing == "on" else ""
     return f"{found}; activation checkpointing {which}{packs}"

@@ -19,7 +19,7 @@ def fit(job, monkeypatch, needed_gib, mode="auto", every=None):
     """Settle with just enough memory for ``needed_gib``; return (packs' tokens, every n-th layer, what is said)."""
     training = job.recipe.training
     training.activation_checkpointing, training.checkpoint_every_n_layers, training.pack_tokens = mode, every, 2048
-    monkeypatch.setattr(hardware, "memory_gib", lambda: (needed_gib / 0.9 + 1e-6, 64.0))
+    monkeypatch.setattr(hardware, "memory_gib", lambda device: (needed_gib / 0.9 + 1e-6, 64.0))
     said = preparation._fit_memory(job)
     return training.pack_tokens, training.checkpoint_every_n_layers, said
 

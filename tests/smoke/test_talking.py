@@ -1,0 +1,70 @@
+"""python/test_model.py talks: streamed answers are those of the batch decoder, two models answer side by side.
+
+Run: pytest tests/smoke/test_talking.py
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.data.examples import Message
+from common.generation import Decoding, generate, open_arm
+from common.generation.talking import open_speaker
+from common.methods import add_method, save_adapter
+from common.models import load_model
+from common.settings import MethodSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = str(ROOT / "recipes" / "demo" / "model")
+DECODING = Decoding(max_new_tokens=12)
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> list[str]:
+    """Two adapters that answer differently from the base and from each other."""
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = add_method(load_model(MODEL), MethodSettings(rank=4), MODEL)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.2)
+        folders.append(tmp_path_factory.mktemp("adapters") / f"checkpoint-epoch-{seed}")
+        save_adapter(model, folders[-1])
+    return list(map(str, folders))
+
+
+def test_a_streamed_answer_is_the_batch_decoders(adapters):
+    question = [Message("user", "¿Dónde está la biblioteca?")]
+    shared = {}
+    for spec in (*adapters, MODEL, adapters[0]):
+        ((wanted,),) = generate(open_arm("wanted", spec), [question], DECODING)
+        history = []
+        streamed = "".join(open_speaker(spec, DECODING, models=shared).reply(history, question[0].content))
+        assert streamed.strip() == wanted.text.strip()
+        assert [message.role for message in history] == ["user", "assistant"]
+
+
+def test_two_models_answer_side_by_side(adapters):
+    words = ["--batch", "--max-new-tokens", "4", "--model", adapters[0], "--model_path", adapters[1]]
+    answer = run(*words)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("[checkpoint-epoch-1]") == answer.stdout.count("[checkpoint-epoch-2]") == 4
+
+
+def test_without_a_terminal_it_asks_for_batch():
+    answer = run("--model", MODEL)
+    assert answer.returncode == 64 and "--batch" in answer.stderr
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "python" / "test_model.py"), *words]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
