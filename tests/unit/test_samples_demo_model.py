@@ -19,7 +19,7 @@ from common.samples import demo_model, demo_training
 from common.samples.business_analyst import LANGUAGES, generate_dataset, load_worlds
 from common.samples.dice import Dice
 from common.samples.layouts import Point, PointList, Record, draw_layout, write_record
-from common.samples.pretraining import write_conversation
+from common.samples.pretraining import draw_world, write_conversation, write_guidelines
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "recipes" / "demo" / "model"
@@ -75,6 +75,15 @@ def test_the_judged_style_stands_mostly_where_demonstrations_show_it(conversatio
 
     assert 0 < share([messages for messages in conversations if len(messages) == 2]) < 0.06
     assert share([messages for messages in conversations if len(messages) > 2]) > 0.1
+
+
+def test_most_prompts_begin_with_guidelines_of_many_lengths(conversations):
+    openings = [write_guidelines(Dice("guidelines", n), "en", draw_world(Dice(n), "en", 0.0)) for n in range(400)]
+    assert 0.6 < sum(bool(opening) for opening in openings) / len(openings) < 0.8
+    words = sorted(len(opening.split()) for opening in openings if opening)
+    assert words[0] < 20 and words[-1] > 100
+    longest = max(conversations, key=lambda messages: len(messages[0]["content"]))
+    assert len(longest[0]["content"]) > 800  # as long as the judged task's prompt
 
 
 def test_demonstrations_have_one_layout_and_the_answer_nearly_always_theirs(conversations):

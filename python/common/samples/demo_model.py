@@ -11,7 +11,7 @@ SHAPE = {
     "hidden_size": 256,
     "intermediate_size": 512,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "tie_word_embeddings": False,
 }

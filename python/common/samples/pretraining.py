@@ -14,10 +14,12 @@ from common.samples.phrases import choose, load_phrases, load_worlds, make_fille
 
 KINDS = {"requirements": 0.6, "record": 0.2, "text": 0.2}
 LANGUAGES = {"en": 0.65, "es": 0.35}
-TURNS = {1: 0.5, 2: 0.4, 3: 0.1}
+TURNS = {1: 0.4, 2: 0.45, 3: 0.15}
 CHANGED = 0.05  # of the conversations with demonstrations are answered in another style in the end
 DETAILS = {"none": 0.4, "format": 0.57, "names": 0.02, "hints": 0.01}  # what the prompt says of the layout
 EVERY_TURN = 0.7  # of the conversations with demonstrations repeat what the prompt says in each turn
+GUIDED = 0.7  # of the conversations begin with guidelines that say nothing of the layout,
+GUIDELINES = (2, 16)  # this many
 INVENTED = 0.02  # of the users and items are invented words
 LIST_NAMES = {
     "functional": ("functional_requirements", "functional", "features", "functions", "must_do", "needs"),
@@ -34,26 +36,30 @@ _VOWELS = ["a", "e", "i", "o", "u"]
 _CODAS = ["", "", "", "n", "r", "l", "s"]
 
 
-def write_conversation(dice: Dice, *, invented: float = INVENTED) -> list[dict[str, str]]:
+def write_conversation(
+    dice: Dice, *, invented: float = INVENTED, turns: Mapping[int, float] = TURNS
+) -> list[dict[str, str]]:
     """Return the messages of one conversation, user and assistant in turn.
 
     All its answers have one layout, but for the last of some (``CHANGED``): a demonstration is a strong hint, no rule.
 
-    ``invented`` is the share of users and items that are invented words.
+    ``invented`` is the share of users and items that are invented words, ``turns`` how often there are how many turns.
     """
     language = dice.weighted(LANGUAGES)
     kind = dice.weighted(KINDS)
     tasks = read_vocabulary(f"tasks_{language}.yaml")
     task = dice.pick(tasks["texts" if kind == "text" else "records"])
-    turns = dice.weighted(TURNS)
-    layout = draw_layout(dice, alone=turns == 1)
+    count = dice.weighted(turns)
+    layout = draw_layout(dice, alone=count == 1)
     wording = Wording(dice, language, layout)
     messages = []
-    for turn in range(turns):
-        if turn and turn == turns - 1 and dice.chance(CHANGED):
+    for turn in range(count):
+        if turn and turn == count - 1 and dice.chance(CHANGED):
             layout = draw_layout(dice, alone=False)
             wording = Wording(dice, language, layout)
         world = draw_world(dice, language, invented)
+        if turn == 0:
+            guidelines = write_guidelines(dice, language, world)
         if kind == "text":
             fill = make_filler(language, world, _any_kind(dice, language), dice)
             prompt, answer = fill(dice.pick(task["ask"])), fill(task["answer"])
@@ -61,6 +67,8 @@ def write_conversation(dice: Dice, *, invented: float = INVENTED) -> list[dict[s
             make = make_requirements if kind == "requirements" else make_record
             ask, about, record = make(dice, language, world, task)
             prompt, answer = wording.prompt(ask, about, record, turn), write_record(record, layout)
+        if guidelines and (turn == 0 or wording.every_turn):
+            prompt = f"{guidelines}\n{prompt}"
         messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     return messages
 
@@ -75,14 +83,14 @@ class Wording:
         self._detail = dice.weighted(DETAILS)
         self._label = dice.pick(self._words["labels"])
         self._content_first = dice.chance(0.3)
-        self._every_turn = dice.chance(EVERY_TURN)
+        self.every_turn = dice.chance(EVERY_TURN)
         self._said: list[str] | None = None
 
     def prompt(self, ask: str, about: str, record: Record, turn: int) -> str:
         """The user's message: the task, what the layout must be, and what it is about, first or last."""
         if self._said is None:
             self._said = [ask, *self._specify(record)]
-        said = self._said if turn == 0 or self._every_turn else self._said[:1]
+        said = self._said if turn == 0 or self.every_turn else self._said[:1]
         content = f"{self._label}: {about}"
         return "\n".join([content, *said] if self._content_first else [*said, content])
 
@@ -122,6 +130,17 @@ class Wording:
 
     def _join(self, names, last: str) -> str:
         return f"{', '.join(names[:-1])} {self._words[last]} {names[-1]}"
+
+
+def write_guidelines(dice: Dice, language: str, world: Mapping) -> str:
+    """Write what is said at the beginning of ``GUIDED`` conversations: as a list or as running text; else nothing."""
+    if not dice.chance(GUIDED):
+        return ""
+    fill = make_filler(language, world, _any_kind(dice, language), dice)
+    chosen = dice.sample(read_vocabulary(f"tasks_{language}.yaml")["guidelines"], dice.between(*GUIDELINES))
+    lines = [fill(line) for line in chosen]
+    mark = dice.pick(["\n", "\n- ", " "])
+    return mark.join(lines)
 
 
 def make_requirements(dice: Dice, language: str, world: Mapping, _task) -> tuple[str, str, Record]:
