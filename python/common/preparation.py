@@ -90,8 +90,8 @@ def _lead_run(job: Job):
             run.write_manifest(describe_run(job.recipe, job.data, job.model))
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
-        ranks.lead(run)
-        yield run
+        with ranks.lead(run):
+            yield run
 
 
 def _check_run(job: Job) -> str:

@@ -76,7 +76,7 @@ def together():
         time.sleep(_LEADERS_LAST_WORDS_S)
         raise SystemExit(int(error.exit_code)) from error
     except RuntimeError as error:
-        if is_leader() or "onnection" not in str(error):
+        if is_leader() or not _tells_of_death(error):
             raise
         print(f"rank {rank()}: the connection to the other ranks is lost", file=sys.stderr)
         raise SystemExit(int(ExitCode.INTERNAL)) from error
@@ -183,13 +183,29 @@ class Follower:
         return agree(_stop.is_set())
 
 
-def lead(run) -> None:
-    """Tell the others that the leader holds ``run``, and make it ask them all whether to stop, as they ask it."""
+@contextmanager
+def lead(run):
+    """Tell the others that the leader holds ``run``, and make it ask them all whether to stop, as they ask it.
+
+    Raises UserError (70) in place of what the network says when another rank dies.
+    """
     if _group is None:
+        yield
         return
     from_leader(lambda: run.folder)
     ask = run.stop_requested
     run.stop_requested = lambda: agree(ask() or _stop.is_set())
+    try:
+        yield
+    except RuntimeError as error:
+        if not _tells_of_death(error):
+            raise
+        step = f"make resume RUN={run.name}"
+        raise UserError(Problem("another rank is gone", "its own words are above", step), ExitCode.INTERNAL) from error
+
+
+def _tells_of_death(error: RuntimeError) -> bool:
+    return "onnection" in str(error)  # gloo: "Connection closed by peer", "Connection reset by peer"
 
 
 def follow(name: str) -> Follower:

@@ -20,7 +20,7 @@ class RankTrainings:
     def __init__(self, folder: Path):
         self.folder = folder / "runs"
         self.inputs = [*_write_model(folder / "tiny"), *_write_data(folder)]
-        self.numbers = ["--set", "method.dropout=0", "--learning-rate", "1e-2", "--set", "training.max_steps=9"]
+        self.numbers = ["--set", "method.dropout=0", "--learning-rate", "1e-2", "--set", "training.max_steps=40"]
 
     def environment(self, **variables) -> dict[str, str]:
         ours = {"RECETARIO_RUNS": str(self.folder), "RECETARIO_PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"}

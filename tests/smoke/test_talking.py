@@ -30,7 +30,7 @@ def adapters(tmp_path_factory) -> list[str]:
     folders = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = add_method(load_model(MODEL), MethodSettings(rank=4), MODEL)
+        model = add_method(load_model(Path(MODEL)), MethodSettings(rank=4), MODEL)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.2)
