@@ -15,7 +15,7 @@ DEMO_MODEL = ROOT / "recipes" / "demo" / "model"
 
 
 class RankTrainings:
-    """Starts trainings of frida-h100 in ``folder``, on a two-layer model and two dozen sums."""
+    """Starts trainings of frida-h100 in ``folder``, on a two-layer model and sums."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "runs"
@@ -111,9 +111,9 @@ def _write_model(folder: Path) -> list[str]:
 
 
 def _write_data(folder: Path) -> list[str]:
-    sums = [(a, b) for a in range(5) for b in range(a, 9)]
+    sums = [(a, b) for a in range(30) for b in range(9)]
     answers = [(f"What is {a} plus {b}?", f"It is {a + b}: {' '.join(map(str, range(b + 1)))}") for a, b in sums]
     rows = [json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in answers]
-    (folder / "train.jsonl").write_text("\n".join(rows[:22]) + "\n")
-    (folder / "validation.jsonl").write_text("\n".join(rows[22:28]) + "\n")
+    (folder / "train.jsonl").write_text("\n".join(rows[:256]) + "\n")
+    (folder / "validation.jsonl").write_text("\n".join(rows[256:264]) + "\n")
     return ["--data", str(folder / "train.jsonl"), "--validation", str(folder / "validation.jsonl")]
