@@ -208,3 +208,10 @@ def test_the_head_needs_no_logits_in_the_backward_pass():
     (plain_slope,) = torch.autograd.grad(plain / 7, hidden)
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     assert torch.allclose(slope, plain_slope, atol=1e-6)
+
+
+def test_several_ranks_get_as_many_packs_each():
+    assert len(plan_packs(RAGGED, 1000)) == 1
+    packs = plan_packs(RAGGED, 1000, multiple_of=3)
+    assert len(packs) == 3
+    assert sum(len(pack.layout.segments) for pack in packs) == len(RAGGED)
