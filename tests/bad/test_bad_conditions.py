@@ -147,7 +147,7 @@ def test_75_a_gpu_that_is_not_here(kitchen):
 
 
 def test_76_too_little_memory_is_said_before_the_model_is_loaded(kitchen):
-    with patched(hardware, "memory_gib", lambda: (0.4, 0.5)):
+    with patched(hardware, "memory_gib", lambda device: (0.4, 0.5)):
         code, said = kitchen.train("small")
     assert code == 69 and "0.4 of 0.5 GiB free" in said
     assert not (kitchen.runs / "small").exists()

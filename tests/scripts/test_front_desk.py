@@ -210,7 +210,7 @@ def test_demo_runs_once_and_then_knows(demo):
 
 
 def test_demo_goes_on_where_it_was_interrupted(demo):
-    slow = "import sys\nsys.argv += ['--set', 'steps=40', '--set', 'step_s=0.05']\n"
+    slow = "import sys\nsys.argv += ['--set', 'steps=160', '--set', 'step_s=0.05']\n"
     command = demo.root / "python" / "fake_training.py"
     command.write_text(command.read_text().replace('if __name__ == "__main__":', slow + 'if __name__ == "__main__":'))
     process = demo.start("make", "demo")

@@ -72,7 +72,7 @@ def test_the_files_say_what_happened(trainings, finished):
     lines = (trainings.folder / finished / "metrics.jsonl").read_text().splitlines()
     losses = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
     assert len(losses) == 8
-    assert losses[-1] < losses[0]
+    assert sum(losses[-3:]) < sum(losses[:3])
     (epoch,) = trainings.read(finished, "epoch_info.json")
     assert epoch["global_step"] == 8
     assert epoch["train_loss"] == pytest.approx(sum(losses) / 8)
@@ -150,10 +150,10 @@ def test_killed_stopped_and_resumed_it_ends_with_the_same_bytes(trainings, finis
 def test_a_resume_that_would_train_something_else_is_refused(trainings, tmp_path):
     rows = (ROOT / "recipes" / "demo" / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     data = tmp_path / "train.jsonl"
-    data.write_text("\n".join(rows[:20]), encoding="utf-8")
+    data.write_text("\n".join(rows[:90]), encoding="utf-8")
     process = trainings.start(*SHORT, "--train", str(data), "--run", "changed")
     trainings.signal_at(process, "changed", 1, signal.SIGTERM)
-    data.write_text("\n".join(rows[:19]), encoding="utf-8")
+    data.write_text("\n".join(rows[:89]), encoding="utf-8")
     code, output = trainings.run("--resume", "--run", "changed")
     assert code == 78
     assert "data.train.sha256: was" in output
