@@ -8,6 +8,7 @@ runs/soak/<recipe>-seed<N>/. Exit code 0: every kill survived, the same bytes; 1
 """
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.settings import load_recipe
 
 
 def main() -> int:
@@ -19,6 +20,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.kills < 1:
         raise UserError(Problem(f"--kills is {args.kills}", "at least 1"), ExitCode.USAGE)
+
+    load_recipe(args.recipe, smoke=args.smoke)  # what is wrong with it is said before anything is written
 
     from common.reliability.soak import Soak
     from common.runs import runs_dir, write_json

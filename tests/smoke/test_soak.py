@@ -8,7 +8,10 @@ import sys
 import pytest
 from trainings import ROOT
 
+from common.checkpoints import commit_checkpoint
 from common.reliability.comparing import compare_runs, differing_files
+from common.reliability.soak import ALONE, SURVIVOR, Soak
+from common.settings import load_recipe
 
 pytestmark = pytest.mark.smoke
 RECIPE = """command: finetune_ba
@@ -110,3 +113,19 @@ def test_what_differs_from_the_manifest_is_said(trainings, first, change, code, 
         path.write_bytes(before)
     assert done.returncode == code, done.stderr
     assert words in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_report_is_written_for_a_method_without_dropout(tmp_path):
+    soak = Soak("medical-adapter", 1, 0)
+    soak.folder, soak.total_steps, soak.alone_s = tmp_path, 1, 1.0
+    for name in (ALONE, SURVIVOR):
+        (tmp_path / name / "checkpoint-1").mkdir(parents=True)
+        commit_checkpoint(tmp_path / name / "checkpoint-1", {})
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"the same")
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        (tmp_path / name / "DONE.json").write_text('{"files": {}}')
+        settings = load_recipe("medical-adapter").to_dict()
+        manifest = {"recipe": "medical-adapter", "settings": settings, "attempts": [{}]}
+        (tmp_path / name / "run.json").write_text(json.dumps(manifest))
+    report = soak._report(2.0)
+    assert report["identical"] and report["dropout"] is None and report["recipe"] == "medical-adapter"

@@ -182,7 +182,7 @@ class Soak:
             "other_files_identical": not differing_files(comparison),
             "curves_part_at": comparison["curves_part_at"],
             "steps": self.total_steps,
-            "dropout": manifest["settings"]["method"]["dropout"],
+            "dropout": manifest["settings"]["method"].get("dropout"),
             "seconds": round(seconds, 1),
             "seconds_uninterrupted": round(self.alone_s, 1),
             "machine": hardware.describe(),
