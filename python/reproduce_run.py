@@ -24,9 +24,9 @@ def main() -> int:
 
     from common import checks, runs
     from common.reliability.manifests import compare_with_manifest
-    from common.runs.choose import choose_run
+    from common.runs.choose import choose_finished
 
-    name = choose_run(args.run, "reproduce", lambda status: status["state"] == "completed")
+    name = choose_finished(args.run, "reproduce")
     manifest = runs.read_json(runs.run_folder(name) / "run.json")
     outcomes, notes = compare_with_manifest(manifest)
     checks.print_checks(outcomes)

@@ -16,6 +16,7 @@ import pytest
 from common import runs
 from common.errors import ExitCode, StoppedRun, UserError
 from common.runs import processes
+from common.runs.choose import choose_finished
 from common.runs.lock import is_held
 
 FAKE_TRAINING = Path(__file__).parents[1] / "scripts" / "fake_training.py"
@@ -271,6 +272,20 @@ def test_an_attempt_that_died_before_its_manifest_does_not_block_the_name():
     with runs.Run.create("early") as run:
         run.write_manifest({})
     assert state_of("early") == "completed"
+
+
+def test_what_takes_a_finished_run_says_that_a_run_is_not(runs_folder):
+    with runs.Run.create("mine") as run:
+        run.write_manifest({})
+        with pytest.raises(UserError, match="'mine' holds no finished adapter: it is starting") as error:
+            choose_finished("mine", "reproduce")
+        assert error.value.exit_code == ExitCode.STOPPED
+    os.truncate(runs_folder / "mine" / "status.json", 0)  # killed, as far as anyone can tell
+    with pytest.raises(UserError, match="make resume RUN=mine") as error:
+        choose_finished("mine", "reproduce")
+    assert error.value.exit_code == ExitCode.NO_INPUT
+    (runs_folder / "mine" / "adapter_config.json").write_text("{}")
+    assert choose_finished("mine", "reproduce") == "mine"
 
 
 def test_reopen_counts_attempts_and_drops_an_old_stop_request():

@@ -20,7 +20,7 @@ from common.generation.arms import open_arm
 from common.generation.programs import Prompt, is_program, read_program
 from common.report.formats import arm_label
 from common.runs import read_json, run_folder
-from common.runs.choose import choose_run
+from common.runs.choose import choose_finished, choose_run
 from common.scoring import load_metric
 from common.settings import ROOT, EvaluationSettings
 
@@ -82,15 +82,12 @@ def _read_manifest(args: argparse.Namespace) -> dict:
     """run.json of --run, or of the folder that --finetuned names; {} where there is none."""
     if not args.run and (args.recipe or args.smoke):
         args.run = (args.recipe or "ba-cpu") + ("-smoke" if args.smoke else "")
-    if not args.run and not args.baseline and not args.finetuned:
-        args.run = choose_run(None, "compare", lambda status: status["state"] == "completed")
+    if args.run and args.finetuned:  # of a run that goes on, a checkpoint
+        choose_run(args.run, "compare", bool)
+    elif args.run or not args.baseline:
+        args.run = choose_finished(args.run, "compare") if args.run or not args.finetuned else None
     if args.run:
-        path = run_folder(args.run) / "run.json"
-        if not path.is_file():
-            raise UserError(
-                Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT
-            )
-        return read_json(path)
+        return read_json(run_folder(args.run) / "run.json")
     path = Path(args.finetuned or "") / "run.json"
     return read_json(path) if path.is_file() else {}
 

@@ -30,3 +30,18 @@ def choose_run(name: str | None, purpose: str, fits: Callable[[dict], bool]) -> 
     which = f"these are possible: {', '.join(fitting)}" if fitting else f"there is none to {purpose}"
     code = ExitCode.USAGE if fitting else ExitCode.NO_INPUT
     raise UserError(Problem(which, "", f"make {purpose} RUN=NAME" if fitting else "make status lists the runs"), code)
+
+
+def choose_finished(name: str | None, purpose: str) -> str:
+    """Return the name of a run as :func:`choose_run` does, one whose folder holds the finished adapter.
+
+    UserError 75 when it is still running, 66 when it ended before it was finished.
+    """
+    name = choose_run(name, purpose, lambda status: status["state"] == "completed")
+    if (runs_dir() / name / "adapter_config.json").is_file():
+        return name
+    status = read_status(runs_dir() / name, log_lines=0)
+    step = f"make status RUN={name} tells how far it is" if status["running"] else f"make resume RUN={name}"
+    code = ExitCode.STOPPED if status["running"] else ExitCode.NO_INPUT
+    what = f"run '{name}' holds no finished adapter: it is {status['state']}"
+    raise UserError(Problem(what, f"make {purpose} takes a finished run", step), code)
