@@ -11,7 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from common.errors import CommandParser, run_command
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.settings import ModelSettings
 
 PARTS = ("pipeline", "datasets_map")
@@ -46,7 +46,10 @@ def parse_options():
     parser.add_argument("--model", default="recipes/demo/model", metavar="NAME", help="model whose tokenizer is used")
     parser.add_argument("--part", choices=PARTS, help="measure one part on --file, and print it as JSON")
     parser.add_argument("--file", type=Path, metavar="FILE", help="rows for --part")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rows < 1:
+        raise UserError(Problem(f"--rows is {options.rows}", "at least 1"), ExitCode.USAGE)
+    return options
 
 
 if __name__ == "__main__":

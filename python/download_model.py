@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("model", help="hub id, as in org/name")
     parser.add_argument("--revision", help="commit hash, branch or tag (default: the newest, pinned in MODEL.json)")
     args = parser.parse_args()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.model):
         raise UserError(Problem(f"'{args.model}' is no hub id", "org/name", "see the recipe's header"), ExitCode.USAGE)
 
     from common.models import MARKER, model_folder, read_marker

@@ -41,14 +41,19 @@ def main() -> None:
         raise UserError(Problem(f"--layers {args.layers}", "at least 1"), ExitCode.USAGE)
 
     folder = args.output or default_folder(args.shape, args.layers)
-    if folder.exists() and any(folder.iterdir()):
-        problem = Problem(f"{folder} is not empty", "an empty folder", "delete it, or choose another with --output")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what, allowed = f"{folder} is there already", "an empty folder, or none"
+        problem = Problem(what, allowed, "delete it, or choose another with --output")
         raise UserError(problem, ExitCode.CANNOT_CREATE)
 
     shape = SHAPES[args.shape] | ({"num_hidden_layers": args.layers} if args.layers else {})
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        what = f"cannot write in {folder.parent}: {error.strerror}"
+        raise UserError(Problem(what, next_step="choose another with --output"), ExitCode.CANNOT_CREATE) from error
     write_model(shape, args.seed, draft)
     for name in TOKENIZER_FILES:
         shutil.copyfile(RECIPES_DIR / "demo" / "model" / name, draft / name)

@@ -19,6 +19,8 @@ from common.settings import Recipe, load_recipe
 
 def main() -> int:
     options, passed_on = read_options()
+    if options.max_restarts < 0:
+        raise UserError(Problem(f"--max-restarts is {options.max_restarts}", "0 or more"), ExitCode.USAGE)
     recipe = load_recipe(options.recipe, smoke=options.smoke)
     name = runs.check_run_name(options.run or runs.free_name(recipe.name))
     team = launching.choose_team(recipe.training, options)

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.schema import read_value
 from common.settings import GROUPS, Recipe, load_recipe
 
 # What the medical commands share: the names their users know, and those that the launchers use.
@@ -64,7 +63,11 @@ def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) ->
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
-        given[key] = (yaml.safe_load(value) if value else None, "--set")
+        try:
+            given[key] = (read_value(value), "--set")
+        except ValueError as error:
+            what = f"--set {text}: {error}"
+            raise UserError(Problem(what, "a value in YAML, in quotes if it has signs"), ExitCode.USAGE) from None
     if "data.train" in given:
         given |= _look_into_folder(*given["data.train"], given)
     recipe = load_recipe(args.recipe, given, smoke=args.smoke)

@@ -59,6 +59,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_value(text: str) -> Any:
+    """Return the value that ``text`` is in YAML, None for no text. ValueError says in a line what is wrong with it."""
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(getattr(error, "problem", None) or str(error)) from None
+
+
 _ALIASES = {"bnb4": "nf4"}  # the name the original recipe used
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 

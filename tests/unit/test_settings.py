@@ -174,6 +174,15 @@ def test_a_wrong_option_value_is_named_by_its_flag():
         resolve("--lr", "fast")
 
 
+def test_a_setting_that_is_no_yaml_is_a_usage_error_of_one_line():
+    for text in ("data.columns=[", "training.seed=!!python/object:os.system", "data.columns={a: 1, a: 2}"):
+        with pytest.raises(UserError) as error:
+            resolve("--set", text)
+        assert error.value.exit_code == ExitCode.USAGE
+        assert f"--set {text}: " in str(error.value) and "\n" not in str(error.value)
+    assert resolve("--set", "data.validation=").data.validation is None
+
+
 def test_an_unknown_option_is_a_usage_error():
     with pytest.raises(UserError, match="unknown option '--lrr' — did you mean --lr") as caught:
         resolve("--lrr", "1")
