@@ -47,6 +47,7 @@ def main() -> None:
     from common.evaluation.judging import judge
     from common.evaluation.recommending import Limits
     from common.generation import Decoding
+    from common.generation.programs import Prompt
     from common.report.evaluation import print_evaluation, write_evaluation
 
     output = Path(args.output_file)
@@ -57,7 +58,7 @@ def main() -> None:
     decoding = Decoding(args.max_new_tokens or rules.max_new_tokens, args.temperature, args.seed)
     check_writable(str(output.parent))
     test = load_examples(args.test_data)
-    check_separation(test, training_data(candidates), [])
+    check_separation(test, training_data(candidates), Prompt())
 
     report = judge(candidates, test, decoding, limits, rules.max_length_tokens, Progress(sys.stderr))
     if args.check_merge:
