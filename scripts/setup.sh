@@ -16,7 +16,7 @@ already; interrupted, it starts over the next time. Several at once wait for eac
 
 Variables:
   PYTHON            the Python to make .venv with, 3.11 or newer (default: the first of python3.11, python3, python)
-  TORCH_INDEX_URL   another package index for torch alone, as in https://download.pytorch.org/whl/cpu
+  TORCH_INDEX_URL   another package index for torch alone, as PyTorch offers one of builds for the CPU
 END
 }
 
