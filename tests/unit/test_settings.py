@@ -1,5 +1,7 @@
 """Settings: layers, types, limits, and every problem at once. Run: pytest tests/unit/test_settings.py"""
 
+import re
+
 import pytest
 import yaml
 
@@ -26,6 +28,16 @@ def test_every_recipe_loads_and_survives_the_manifest(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_model_has_one_revision_in_all_recipes_and_their_headers():
+    revisions = {}
+    for name in recipe_names():
+        model = load_recipe(name).model
+        revisions.setdefault(model.name, set()).add(model.revision)
+        header = (settings.RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8").split("\ncommand:")[0]
+        assert re.findall(r"REVISION=(\w+)", header) == ([model.revision] if model.revision else [])
+    assert all(len(found) == 1 for found in revisions.values()), revisions
 
 
 def test_the_cpu_recipe_has_the_numbers_it_is_known_by():
