@@ -91,3 +91,12 @@ def test_no_two_modules_import_each_other_in_a_circle():
         for path in leaves:
             del imports[path]
     assert not imports, f"circle among {sorted(str(path.relative_to(PYTHON)) for path in imports)}"
+
+
+def test_contributing_draws_every_room_on_its_floor():
+    drawn, floor = {}, 0
+    for line in (PYTHON.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[3].splitlines():
+        floor = int(line[0]) if line[:1].isdigit() else floor
+        drawn |= {room.split()[0]: floor for room in line[4:].split(" · ") if room}
+    rooms = {room_of(path) for path in (PYTHON / "common").rglob("*.py")} - {"__init__"}
+    assert drawn == {room: FLOOR_OF.get(room, TOP) for room in rooms}
