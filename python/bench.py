@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.settings import ModelSettings
 
 
 def main() -> None:
@@ -23,17 +24,17 @@ def main() -> None:
         from common.benchmarks.trainings import run_arm
 
         arm, data = args.worker
-        print("RESULT " + json.dumps(run_arm(arm, args.model, Path(data), args.steps)))
+        print("RESULT " + json.dumps(run_arm(arm, Path(args.model), Path(data), args.steps)))
         return
 
-    from common import hardware
+    from common import hardware, models
     from common.benchmarks import summary
     from common.benchmarks.probes import gradient_difference, matrix_rate_tflops
     from common.benchmarks.trainings import EXAMPLES_PER_STEP
     from common.benchmarks.workloads import WORKLOADS, write_workload
     from common.runs import runs_dir, write_json
 
-    model = args.model or random_model(args.layers)
+    model = models.find_model(ModelSettings(name=args.model)) if args.model else random_model(args.layers)
     folder = runs_dir() / "bench"
     data = {name: folder / "data" / name / "train.jsonl" for name in WORKLOADS}
     examples = {name: write_workload(name, args.steps * EXAMPLES_PER_STEP, data[name]) for name in WORKLOADS}
@@ -66,7 +67,7 @@ def main() -> None:
 
 def build_parser() -> CommandParser:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="a model folder (default: random weights of the Mistral shape)")
+    parser.add_argument("--model", help="a model folder (default: random weights of the Mistral shape)")
     parser.add_argument("--layers", type=int, default=4, help="decoder layers of the random model")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps of eight examples")
     parser.add_argument("--repeats", type=int, default=3, help="how often each arm runs")

@@ -7,7 +7,9 @@ from common.settings import load_recipe
 def main() -> int:
     parser = CommandParser(description=__doc__)
     parser.add_argument("recipe", nargs="?", default="demo", help="a name in recipes/, or a YAML file")
-    parser.add_argument("--run", metavar="NAME", help="name the run would get (default: the recipe's name)")
+    parser.add_argument(
+        "--run", metavar="NAME", help="name the run would get (default: the recipe's, numbered if taken)"
+    )
     parser.add_argument("--smoke", action="store_true", help="with the smoke overlay on top")
     args = parser.parse_args()
 
@@ -16,13 +18,13 @@ def main() -> int:
     from common import checks
     from common.jobs import Job
     from common.preparation import check_job
+    from common.runs import free_name
 
-    outcomes = checks.check_machine() + check_job(Job(recipe, args.run or recipe.name))
+    outcomes = checks.check_machine() + check_job(Job(recipe, args.run or free_name(recipe.name)))
     checks.print_checks(outcomes)
     failed = [outcome for outcome in outcomes if not outcome.ok]
-    print(
-        f"\n{len(failed)} of {len(outcomes)} need attention" if failed else f"\nready: make train RECIPE={args.recipe}"
-    )
+    train = f"make train RECIPE={args.recipe}" + " SMOKE=1" * args.smoke + (f" RUN={args.run}" if args.run else "")
+    print(f"\n{len(failed)} of {len(outcomes)} need attention" if failed else f"\nready: {train}")
     return failed[0].exit_code if failed else 0
 
 

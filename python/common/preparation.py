@@ -151,8 +151,12 @@ def _load_part(job: Job, part: str) -> str:
     from common.data import load_examples, parse_columns
 
     settings = job.recipe.data
+    path = ROOT / getattr(settings, part)
+    if path.is_relative_to(ROOT / "runs" / "data") and not path.exists():
+        how = f"the head of the recipe {job.recipe.name} says how sample data is made"
+        raise UserError(Problem(f"{path}: no such file", how, "or TRAIN= and VAL= with your own"), ExitCode.NO_INPUT)
     loaded = load_examples(
-        ROOT / getattr(settings, part),
+        path,
         columns=parse_columns(settings.columns) if settings.columns else None,
         on_bad_row=settings.on_bad_row,
         allow_empty=settings.allow_empty,

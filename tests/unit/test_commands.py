@@ -17,6 +17,7 @@ from common.errors import run_command
         ("bench_data --rows 0", 64, "--rows is 0"),
         ("download_model ../model", 64, "'../model' is no hub id"),
         ("make_random_model --output /proc/model", 73, "cannot write in /proc"),
+        ("bench --model /no/model", 66, "no model folder '/no/model'"),
         ("make_random_model --output /etc/hosts", 73, "/etc/hosts is there already"),
     ],
 )
@@ -30,3 +31,26 @@ def test_a_line_an_exit_code_and_nothing_written(tmp_path, monkeypatch, capfd, l
     assert end.value.code == code, said
     assert words in said.err and "Traceback" not in said.err and said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_looks_at_the_run_that_a_training_would_make(tmp_path, monkeypatch, capfd):
+    done = tmp_path / "demo-smoke"
+    done.mkdir()
+    (done / "run.json").write_text("{}")
+    (done / "status.json").write_text('{"state": "completed"}')
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["doctor.py", "demo", "--smoke"])
+    with pytest.raises(SystemExit):
+        run_command(importlib.import_module("doctor").main)
+    said = capfd.readouterr().out
+    assert f"✓ run         {tmp_path / 'demo-smoke-2'}" in said
+
+
+def test_the_doctor_tells_where_sample_data_comes_from(tmp_path, monkeypatch, capfd):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("command: finetune_ba\ndata: {train: runs/data/never-made/train.jsonl}\n")
+    monkeypatch.setattr(sys, "argv", ["doctor.py", str(recipe)])
+    with pytest.raises(SystemExit) as end:
+        run_command(importlib.import_module("doctor").main)
+    assert end.value.code == 66
+    assert "no such file — the head of the recipe mine says how sample data is made" in capfd.readouterr().out
