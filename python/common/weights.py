@@ -58,14 +58,21 @@ def check_safetensors(path: Path) -> Problem | None:
     return None
 
 
-def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return tensor name → shape from the headers of the weight files in ``folder``."""
-    shapes = {}
-    for path in list_weight_files(folder)[0]:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
-    return shapes
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return tensor name → shape from the header of a safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def build_skeleton(folder: Path):
+    """Return the model of ``folder`` without weights: every module, every shape, next to no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def check_tensors(folder: Path) -> list[Problem]:
@@ -73,15 +80,11 @@ def check_tensors(folder: Path) -> list[Problem]:
 
     For architectures whose tensors lie in the file as in the model; the model is built without memory, for its names.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model = build_skeleton(folder)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: shape for name, shape in read_shapes(folder).items() if _NEVER_NEEDED not in name}
-    if config.tie_word_embeddings:
+    there = {name: shape for path in list_weight_files(folder)[0] for name, shape in read_shapes(path).items()}
+    found = {name: shape for name, shape in there.items() if _NEVER_NEEDED not in name}
+    if model.config.tie_word_embeddings:
         wanted.pop("lm_head.weight", None)
         found.pop("lm_head.weight", None)
     kinds = {

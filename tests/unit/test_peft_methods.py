@@ -11,11 +11,12 @@ import torch
 from common import footprint, methods
 from common.errors import ExitCode, UserError
 from common.methods.bottleneck import BottleneckModel
-from common.methods.fitting import build_skeleton, check_adapter, check_method
+from common.methods.fitting import check_adapter, check_method
 from common.methods.kinds import keep_nf4_layout
 from common.methods.merging import merge_adapter
 from common.models import load_model
 from common.settings import MethodSettings, Recipe
+from common.weights import build_skeleton
 
 IDS = torch.arange(24).reshape(2, 12)
 METHODS = {

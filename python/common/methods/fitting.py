@@ -1,6 +1,5 @@
 """Does a method, or a saved adapter, fit a model? Answered from the model's config, before any weight is loaded."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from common import footprint
 from common.errors import ExitCode, Problem, UserError
 from common.models import read_config
 from common.settings import MethodSettings, Recipe
+from common.weights import build_skeleton, read_shapes
 
 
 def check_method(recipe: Recipe, folder: Path) -> str:
@@ -44,16 +44,6 @@ def why_no_packs(method: MethodSettings) -> str | None:
     return "p-tuning puts its tokens before each example inside peft's forward, which a pack of several goes around"
 
 
-def build_skeleton(folder: Path):
-    """Return the model of ``folder`` without weights: every module, every shape, next to no memory."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def check_adapter(adapter: Path, folder: Path) -> None:
     """Raise UserError (78) unless the adapter's tensors fit the model in ``folder``, by name and shape."""
     from common.methods.kinds import WEIGHTS_FILE, kind_of
@@ -74,14 +64,7 @@ def check_adapter(adapter: Path, folder: Path) -> None:
         )
 
 
-def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Return tensor name → shape from the header of a safetensors file."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
-
-
-def _misfit_lora(model, shapes: Mapping[str, list[int]], adapter: Path) -> str | None:
+def _misfit_lora(model, shapes: Mapping[str, tuple[int, ...]], adapter: Path) -> str | None:
     modules = dict(model.named_modules())
     for name, shape in shapes.items():
         place, _, part = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
@@ -90,11 +73,11 @@ def _misfit_lora(model, shapes: Mapping[str, list[int]], adapter: Path) -> str |
             return f"there is no layer {place}"
         wanted = layer.in_features if part == "A" else layer.out_features
         if shape[1 if part == "A" else 0] != wanted:
-            return f"{name} is {shape}, the layer has {wanted} {'inputs' if part == 'A' else 'outputs'}"
+            return f"{name} is {list(shape)}, the layer has {wanted} {'inputs' if part == 'A' else 'outputs'}"
     return None
 
 
-def _misfit_bottleneck(model, shapes: Mapping[str, list[int]], adapter: Path) -> str | None:
+def _misfit_bottleneck(model, shapes: Mapping[str, tuple[int, ...]], adapter: Path) -> str | None:
     from common.methods.bottleneck import find_places
     from common.methods.bottleneck import read_config as read_adapter_config
 
@@ -107,7 +90,7 @@ def _misfit_bottleneck(model, shapes: Mapping[str, list[int]], adapter: Path) ->
     return None
 
 
-def _misfit_prompt(model, shapes: Mapping[str, list[int]], adapter: Path) -> str | None:
+def _misfit_prompt(model, shapes: Mapping[str, tuple[int, ...]], adapter: Path) -> str | None:
     width = shapes["prompt_embeddings"][1]
     return None if width == model.config.hidden_size else f"its tokens have width {width}"
 
