@@ -11,7 +11,6 @@ the repeats are compared. Ratios are seconds of the other arm over ours: above 1
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
@@ -32,7 +31,7 @@ def main() -> None:
     from common.benchmarks.probes import gradient_difference, matrix_rate_tflops
     from common.benchmarks.trainings import EXAMPLES_PER_STEP
     from common.benchmarks.workloads import WORKLOADS, write_workload
-    from common.runs import runs_dir, write_json
+    from common.runs import runs_dir, utc_now, write_json
 
     model = models.find_model(ModelSettings(name=args.model)) if args.model else random_model(args.layers)
     folder = runs_dir() / "bench"
@@ -49,7 +48,7 @@ def main() -> None:
         rates.append(matrix_rate_tflops())
 
     report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": utc_now(),
         "machine": hardware.describe(),
         "model": str(model),
         "steps": args.steps,

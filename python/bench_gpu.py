@@ -10,7 +10,6 @@ and backward to the activations; a frozen weight has no gradient.
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 
@@ -28,7 +27,7 @@ def main() -> None:
 
     from common import hardware
     from common.manifest import describe_git, package_versions
-    from common.runs import runs_dir, write_json
+    from common.runs import runs_dir, utc_now, write_json
 
     if args.device == "cuda":
         hardware.pick_device("cuda")
@@ -40,7 +39,7 @@ def main() -> None:
             if "error" not in figures:
                 figures["matrix_rate_share"] = 4 * weights * figures["tokens_per_s"] / 1e12 / rate
     report = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": utc_now(),
         "device": args.device,
         "gpu": gpu_name(args.device),
         "shape": args.shape,

@@ -5,8 +5,6 @@
 The result is runs/bench/overhead.json.
 """
 
-from datetime import UTC, datetime
-
 from common.errors import CommandParser, run_command
 
 
@@ -19,11 +17,11 @@ def main() -> None:
     from common import hardware
     from common.manifest import describe_git
     from common.reliability.overhead import measure_overhead
-    from common.runs import runs_dir, write_json
+    from common.runs import runs_dir, utc_now, write_json
 
     path = runs_dir() / "bench" / "overhead.json"
     result = measure_overhead(args.recipe, smoke=args.smoke)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = utc_now()
     write_json(path, {"date": now, **result, "machine": hardware.describe(), "git": describe_git()})
     for part, seconds in result["seconds"].items():
         print(f"{part:<9} {seconds:8.2f} s in {result['calls'][part]:5} calls")

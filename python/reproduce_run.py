@@ -9,7 +9,6 @@ comparison in reproduction.json. Exit code 0: the same bytes; 1: something diffe
 
 import json
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, run_command
@@ -60,7 +59,7 @@ def compare(name: str, again: str, notes: list[str]) -> int:
     from common.reliability.comparing import compare_runs, differing_files
 
     comparison = compare_runs(runs.run_folder(name), runs.run_folder(again))
-    report = {"of": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), **comparison, "differences": notes}
+    report = {"of": name, "date": runs.utc_now(), **comparison, "differences": notes}
     runs.write_json(runs.run_folder(again) / "reproduction.json", report | {"machine": hardware.describe()})
     for run, digest in zip((name, again), comparison["sha256"], strict=True):
         print(f"{digest}  {run}")

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -14,7 +13,7 @@ from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.progress import read_epochs
-from common.runs import Run, write_json
+from common.runs import Run, utc_now, write_json
 from common.runs.folders import sync_folder
 from common.settings import Recipe
 
@@ -48,7 +47,7 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     draft.rmdir()
     sync_folder(run.folder)
     changed = record_changed_data(run)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = utc_now()
     done = {"finished_at": now, "global_step": trainer.state.global_step, "data_changed": changed, "files": files}
     write_json(run.folder / DONE, done)
     print(f"finished: adapter, tokenizer and card are in {run.folder}")

@@ -5,12 +5,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 from common import hardware
 from common.hashing import sha256_of
+from common.runs import utc_now
 from common.settings import ROOT, Recipe
 
 LOCK_FILE = ROOT / "requirements.lock"
@@ -32,7 +32,7 @@ def describe_run(recipe: Recipe, data: Mapping[str, Any], model: Mapping[str, An
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         "data": dict(data),
         "model": dict(model),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
     }
 
 

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import TrainerCallback
 from common import checkpoints, ranks
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.hardware import peak_rss_gib
-from common.runs import Run, write_json
+from common.runs import Run, utc_now, write_json
 from common.settings import TrainingSettings
 
 EPOCH_INFO = "epoch_info.json"
@@ -122,7 +121,7 @@ class RunCallback(TrainerCallback):
                 "eval_loss": None,
                 "learning_rate": losses[-1]["learning_rate"] if losses else None,
                 "global_step": state.global_step,
-                "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+                "timestamp": utc_now(),
                 "checkpoint": f"checkpoint-{state.global_step}",
                 "path": f"checkpoint-{state.global_step}",
             }
@@ -187,7 +186,7 @@ class RunCallback(TrainerCallback):
             **{name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs},
             "tokens_per_s": speed["tokens_per_s"],
             "peak_rss_gib": round(peak_rss_gib(), 3),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": utc_now(),
         }
         self.run.append_metrics(record)
         self.run.update_status(loss=logs["loss"])

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from common.data import load_examples
 from common.errors import ExitCode, Problem, UserError
@@ -17,6 +16,7 @@ def measure_generation(args: argparse.Namespace) -> dict:
     """Time one by one, plain batches of each size, and ours; return times, rates and whether all answers agree."""
     from common import hardware
     from common.manifest import describe_git, package_versions
+    from common.runs import utc_now
 
     prompts, local = _load(args)
     ways: dict[str, Callable[[], list[list[int]]]] = {"one_by_one": lambda: _generate_plain(local, prompts, 1, args)}
@@ -38,7 +38,7 @@ def measure_generation(args: argparse.Namespace) -> dict:
     best = {name: min(times) for name, times in seconds.items()}
     plain = min((name for name in best if name.startswith("batches")), key=best.get)
     return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "model": str(local.folder),
         "precision": local.precision,
         "items": len(prompts),

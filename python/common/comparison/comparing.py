@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 from common.comparison.apparatus import check_apparatus
 from common.comparison.thresholds import Thresholds
@@ -16,6 +15,7 @@ from common.generation.answers import AnswerCache
 from common.generation.arms import Arm
 from common.generation.programs import Prompt
 from common.report.formats import percent, points, span
+from common.runs import utc_now
 from common.scoring import Metric
 from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
 
@@ -215,7 +215,7 @@ def _metadata(work: Comparison) -> dict:
     from common.manifest import describe_git, package_versions
 
     return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "metric": work.metric.name,
         "decoding": asdict(work.decoding),
         "thresholds": asdict(work.thresholds),

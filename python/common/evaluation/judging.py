@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 from common.data import Loaded
 from common.evaluation.candidates import BASE, Candidate
@@ -13,6 +12,7 @@ from common.evaluation.recommending import Limits, recommend
 from common.evaluation.texts import MEASURES, corpus_bleu, score_texts
 from common.generation import Decoding, generate
 from common.generation.local import LocalArm
+from common.runs import utc_now
 from common.statistics import CONFIDENCE, RESAMPLES, PairedTest, mean_interval
 
 PAIRED = ("loss", *MEASURES)
@@ -119,7 +119,7 @@ def _metadata(candidates: Sequence[Candidate], test: Loaded, decoding: Decoding,
     from common.manifest import describe_git, package_versions
 
     return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "base_model": str(candidates[0].base),
         "adapters": {c.name: str(c.adapter) for c in candidates if c.adapter},
         "test": test.summary(),

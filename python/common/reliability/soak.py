@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from common.manifest import describe_git, package_versions
 from common.reliability.comparing import compare_runs, differing_files
 from common.reliability.ground import clear_ground
 from common.reliability.watching import Watch, committed_step, save_duration_s
-from common.runs import ROOT, read_json, read_status, runs_dir
+from common.runs import ROOT, read_json, read_status, runs_dir, utc_now
 from common.runs.ending import end_leftovers, find_leftovers, wait_for_end
 from common.runs.lock import is_held
 
@@ -167,7 +166,7 @@ class Soak:
         manifest = read_json(self.folder / ALONE / "run.json")
         attempts = read_json(self.folder / SURVIVOR / "run.json")["attempts"]
         return {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "date": utc_now(),
             "recipe": manifest["recipe"],
             "seed": self.seed,
             "kills_asked": self.kills,
