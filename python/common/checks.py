@@ -79,7 +79,7 @@ def check_jq() -> str:
     path = shutil.which("jq")
     if not path:
         remedy = "apt-get install jq, or brew install jq"
-        raise UserError(Problem("jq is not installed", "the README's jq lines need it", remedy), ExitCode.UNAVAILABLE)
+        raise UserError(Problem("jq is not installed", "the jq lines in docs need it", remedy), ExitCode.UNAVAILABLE)
     return path
 
 
