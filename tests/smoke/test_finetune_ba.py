@@ -107,9 +107,9 @@ def test_the_adapter_read_back_gives_the_loss_it_had_in_memory(trainings, finish
 def test_data_that_changed_during_the_run_is_told_and_fails_nothing(trainings, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_bytes((ROOT / "recipes" / "demo" / "data" / "train.jsonl").read_bytes())
-    process = trainings.start(*SHORT, "--set", "training.max_steps=2", "--train", str(path), "--run", "changed")
+    process = trainings.start(*SHORT, "--set", "training.max_steps=2", "--train", str(path), "--run", "changed-data")
     deadline = time.monotonic() + 240
-    while not (trainings.folder / "changed" / "run.json").exists():  # written when the data has been read
+    while not (trainings.folder / "changed-data" / "run.json").exists():  # written when the data has been read
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -117,9 +117,9 @@ def test_data_that_changed_during_the_run_is_told_and_fails_nothing(trainings, t
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "warning: " + str(path) + " changed after it was read; the run trained on what it read" in output
-    assert trainings.read("changed", "DONE.json")["data_changed"] == ["train"]
-    assert trainings.read("changed", "run.json")["data_changed"] == ["train"]
-    assert trainings.read("changed", "status.json")["state"] == "completed"
+    assert trainings.read("changed-data", "DONE.json")["data_changed"] == ["train"]
+    assert trainings.read("changed-data", "run.json")["data_changed"] == ["train"]
+    assert trainings.read("changed-data", "status.json")["state"] == "completed"
 
 
 def test_the_same_recipe_gives_the_same_bytes(trainings, finished):
@@ -155,7 +155,7 @@ def test_a_resume_that_would_train_something_else_is_refused(trainings, tmp_path
     trainings.signal_at(process, "changed", 1, signal.SIGTERM)
     data.write_text("\n".join(rows[:89]), encoding="utf-8")
     code, output = trainings.run("--resume", "--run", "changed")
-    assert code == 78
+    assert code == 78, output
     assert "data.train.sha256: was" in output
     assert "FORCE=1" in output
     code, output = trainings.run("--resume", "--run", "changed", "--force")
