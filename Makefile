@@ -63,14 +63,14 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program FOURTH=1 GATE=1)
-	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program METRIC=module:function FOURTH=1 GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
 	@scripts/call.sh reproduce_run RUN=--run FORCE=--force!
 soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1)
 	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke!
-optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model)
-	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer
+optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model METRIC=module:function)
+	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer METRIC=--metric
 evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= OUTPUT=)
 	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data OUTPUT=--output_file
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)

@@ -31,9 +31,7 @@ def build_parser() -> CommandParser:
     arms.add_argument("--output", help="report.json; the other reports go beside it (of --run: runs/NAME/compare/)")
     arms.add_argument("--demonstrations", type=int, metavar="K", help="so many drawn ones instead of a program")
     arms.add_argument("--fourth-arm", action="store_true", help="also the fine-tuned model with the optimised prompt")
-    arms.add_argument(
-        "--metric", default="common.scoring:score_ba", metavar="MODULE:FUNCTION", help="how answers are scored"
-    )
+    arms.add_argument("--metric", metavar="MODULE:FUNCTION", help="how answers are scored (the recipe's)")
     decoding = parser.add_argument_group("how answers are drawn, the same for every arm")
     decoding.add_argument("--max-new-tokens", type=int, metavar="N", help="an answer is cut there (the recipe's)")
     decoding.add_argument(

@@ -22,9 +22,7 @@ def build_parser() -> CommandParser:
     what.add_argument("--train", help="training rows (the recipe's)")
     what.add_argument("--output", help="the program's file, or its folder (the recipe's, or runs/dspy/RECIPE/)")
     what.add_argument("--proposer", metavar="MODEL", help="writes instructions; 'none' (default: the model, if able)")
-    what.add_argument(
-        "--metric", default="common.scoring:score_ba", metavar="MODULE:FUNCTION", help="how answers are scored"
-    )
+    what.add_argument("--metric", metavar="MODULE:FUNCTION", help="how answers are scored (the recipe's)")
     effort = parser.add_argument_group("how hard it is searched for")
     effort.add_argument("--demonstrations", type=int, default=2, metavar="K", help="at most so many in a prompt")
     effort.add_argument("--dev", type=int, default=32, metavar="N", help="training rows that judge, a third at most")

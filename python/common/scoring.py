@@ -18,7 +18,7 @@ import yaml
 
 from common.errors import ExitCode, Problem, UserError
 
-DEFAULT_METRIC = "common.scoring:score_ba"
+KNOWN_METRICS = ("common.scoring:score_ba", "common.evaluation.texts:score_exact")
 
 # A requirements document is 1 to 4 KiB. What is far beyond is not read on: time and memory stay bounded.
 MAX_ANSWER_CHARACTERS = 65_536
@@ -206,7 +206,10 @@ def load_metric(name: str) -> Metric:
     """Find ``module:function`` (beside the project's own also in the current folder); ``UserError`` (64) if absent."""
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise UserError(Problem(f"metric '{name}'", "module:function", f"for example {DEFAULT_METRIC}"), ExitCode.USAGE)
+        raise UserError(
+            Problem(f"metric '{name}'", "module:function", f"this project has {', '.join(KNOWN_METRICS)}"),
+            ExitCode.USAGE,
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

@@ -131,6 +131,7 @@ class EvaluationSettings:
     demonstrations: int = setting("training examples shown to the prompted model", 1, low=0, high=64)
     program: str | None = setting("better prompt found by `make optimize`, used instead of demonstrations", path=True)
     max_new_tokens: int = setting("an answer is cut there", 1024, low=1, high=1_000_000)
+    metric: str = setting("how an answer is scored, as in module:function", "common.scoring:score_ba")
 
 
 @dataclass

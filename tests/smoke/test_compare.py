@@ -230,7 +230,7 @@ def test_sampling_repeats_with_its_seed(runs, tmp_path):
 
 
 def test_own_metric_of_the_current_folder(runs, tmp_path):
-    (tmp_path / "brevity.py").write_text("def brief(answer):\n    return 1 / (1 + len(answer)), {'brief': 0.5}\n")
+    (tmp_path / "brevity.py").write_text("def brief(answer):\n    return 300 / (300 + len(answer)), {'brief': 0.5}\n")
     options = (
         "--run",
         "tiny",

@@ -1,5 +1,7 @@
 """What a comparison asks, counts, refuses and concludes."""
 
+from dataclasses import replace
+
 import pytest
 from reports import DATA, load_items, make_comparison, make_report
 
@@ -52,6 +54,22 @@ def test_apparatus_check_fails_for_a_metric_that_likes_everything(tmp_path, monk
     assert checks["gold"]["ok"] and not checks["shuffled_words"]["ok"]
     checks = check_apparatus(load_items().examples, load_metric("lenient_for_test:same"), Thresholds())
     assert checks["answers_of_other_items"] == {"mean": 0.0, "wanted": "at most 0.2", "ok": True}
+
+
+def test_a_metric_made_for_other_answers_is_refused_before_anything_is_asked():
+    items = load_items(4)
+    texts = dict.fromkeys(("baseline", "optimized", "finetuned"), ["word"] * 4)
+    work = make_comparison(texts, items)
+    for item in range(4):
+        items.examples[item] = replace(items.examples[item], messages=(
+            *items.examples[item].messages[:-1], Message("assistant", "A short answer.")))  # fmt: skip
+    with pytest.raises(UserError, match=r"gives the reference answers themselves 0.0 %.*score_exact") as refused:
+        compare(work)
+    assert refused.value.exit_code == ExitCode.DATA
+    assert not any(arm.asked for arm in work.arms.values())
+    report = compare(replace(work, metric=load_metric("common.evaluation.texts:score_exact")))
+    assert report["checks"]["gold"]["ok"] and set(report["models"]["baseline"]["component_scores"]) == {
+        "exact_match", "token_f1", "rouge_l"}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["title: x", "", "gold"])

@@ -11,7 +11,7 @@ from common.errors import ExitCode, UserError
 from common.evaluation.candidates import open_candidates, training_data, training_seconds
 from common.evaluation.judging import answer_losses, compare_pairs
 from common.evaluation.recommending import MIB, Limits, recommend
-from common.evaluation.texts import corpus_bleu, score_texts, token_f1
+from common.evaluation.texts import corpus_bleu, score_exact, score_texts, token_f1
 from common.report.evaluation import write_evaluation
 
 ITEMS = 20
@@ -120,6 +120,12 @@ def test_the_loss_of_an_item_is_that_of_its_answer_alone(tiny_model):
         log_probabilities = tiny_model(input_ids=torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
     assert counts == [2]
     assert sums[0] == pytest.approx(-(log_probabilities[2, 8] + log_probabilities[3, 9]).item(), rel=1e-5)
+
+
+def test_exact_match_as_a_metric_says_how_near_a_wrong_answer_comes():
+    assert score_exact("Strong, the force is!", "strong the force is")[0] == 1.0
+    score, components = score_exact("The force is strong", "Strong the force is")
+    assert score == 0.0 and components == {"exact_match": 0.0, "token_f1": 1.0, "rouge_l": pytest.approx(0.75)}
 
 
 def test_time_of_a_training_is_that_of_all_its_attempts():

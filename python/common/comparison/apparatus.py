@@ -4,9 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from common.comparison.thresholds import Thresholds
-from common.comparison.verdict import ARMS, decide
+from common.comparison.verdict import ARMS, USABLE_SCORE, decide
 from common.data import Example
-from common.scoring import Metric
+from common.errors import ExitCode, Problem, UserError
+from common.scoring import KNOWN_METRICS, Metric
 
 GOLD_AT_LEAST = 0.9
 SHUFFLED_AT_MOST = 0.2
@@ -18,10 +19,18 @@ def check_apparatus(examples: Sequence[Example], metric: Metric, thresholds: Thr
     gold: the reference answers themselves. shuffled: the words of each reference answer in random order, which keeps
     the words and takes away the form (a metric that looks at the answer alone cannot notice another item's answer;
     one that takes the reference is given another item's answer as well). self: the references as all three arms.
+    Raises UserError (65) when the metric has next to nothing for the references: it is made for other answers.
     """
     gold = [example.completion for example in examples]
     shuffled = [_shuffle_words(text, index) for index, text in enumerate(gold)]
     gold_scores = [metric(text, text)[0] for text in gold]
+    gold_mean = sum(gold_scores) / len(gold_scores)
+    if gold_mean < USABLE_SCORE:
+        what = f"the metric {metric.name} gives the reference answers themselves {100 * gold_mean:.1f} %"
+        raise UserError(
+            Problem(what, f"one that fits them, as of {', '.join(KNOWN_METRICS)}", "name it with METRIC= or --metric"),
+            ExitCode.DATA,
+        )
     checks = {
         "gold": _check(gold_scores, lambda mean: mean >= GOLD_AT_LEAST, f"at least {GOLD_AT_LEAST}"),
         "shuffled_words": _check(

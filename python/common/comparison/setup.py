@@ -106,7 +106,7 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
     args.program = _find_program(args, recipe)
     if args.optimized is None or is_program(args.optimized):
         args.optimized = args.baseline
-    for name in ("demonstrations", "max_new_tokens"):
+    for name in ("demonstrations", "max_new_tokens", "metric"):
         if getattr(args, name) is None:
             setattr(args, name, recipe[name])
     missing = [name for name in ("baseline", "finetuned", "dataset", "output") if not getattr(args, name)]

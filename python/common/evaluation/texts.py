@@ -40,6 +40,15 @@ def score_texts(answers: Sequence[str], references: Sequence[str]) -> dict[str, 
     }
 
 
+def score_exact(answer: str, reference: str) -> tuple[float, dict[str, float]]:
+    """A metric for short answers with one right wording: 1 for the reference's words in their order, else 0.
+
+    The components tell how near a wrong one comes: token F1 and ROUGE-L.
+    """
+    measures = {name: values[0] for name, values in score_texts([answer], [reference]).items()}
+    return measures["exact_match"], {name: measures[name] for name in ("exact_match", "token_f1", "rouge_l")}
+
+
 def corpus_bleu(answers: Sequence[str], references: Sequence[str]) -> float:
     """Return sacrebleu's BLEU of all answers together, in [0, 1]."""
     from sacrebleu.metrics import BLEU

@@ -16,7 +16,7 @@ from common.generation.programs import PROGRAM_FILE
 from common.optimizing.search import Task
 from common.runs import check_run_name, runs_dir
 from common.scoring import load_metric
-from common.settings import ROOT, Recipe, load_recipe, portable_path
+from common.settings import ROOT, EvaluationSettings, Recipe, load_recipe, portable_path
 
 FEWEST_DEV = 4
 DEV_SHARE = 1 / 3  # of the rows, at most
@@ -93,9 +93,11 @@ def _fill_in(args: argparse.Namespace, recipe: Recipe | None) -> None:
         args.model = args.model or recipe.model.name
         args.train = args.train or recipe.data.train
         args.max_new_tokens = args.max_new_tokens or recipe.evaluation.max_new_tokens
+        args.metric = args.metric or recipe.evaluation.metric
         if args.output is None and recipe.evaluation.program:
             args.output = str(ROOT / recipe.evaluation.program)
     args.max_new_tokens = args.max_new_tokens or Decoding.max_new_tokens
+    args.metric = args.metric or EvaluationSettings().metric
     needed = ("model", "train") if recipe else ("model", "train", "output")
     missing = [name for name in needed if not getattr(args, name)]
     if missing:
