@@ -55,7 +55,7 @@ main() {
 
 # Sources, then Mistral's format, then splits: each step only where its result is missing.
 make_data() {
-  local folder=runs/data/frida-h100
+  local folder=${RECETARIO_RUNS:-runs}/data/frida-h100
   if [ -f "$folder/train.jsonl" ] && [ -f "$folder/validation.jsonl" ]; then return; fi
   stage "data"
   if [ ! -f "$folder/formatted_data.jsonl" ]; then

@@ -152,7 +152,7 @@ def _load_part(job: Job, part: str) -> str:
 
     settings = job.recipe.data
     path = ROOT / getattr(settings, part)
-    if path.is_relative_to(ROOT / "runs" / "data") and not path.exists():
+    if path.is_relative_to(runs_dir() / "data") and not path.exists():
         how = f"the head of the recipe {job.recipe.name} says how sample data is made"
         raise UserError(Problem(f"{path}: no such file", how, "or TRAIN= and VAL= with your own"), ExitCode.NO_INPUT)
     loaded = load_examples(

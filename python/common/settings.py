@@ -5,15 +5,15 @@ layer is reported at once. A run keeps its resolved settings in ``run.json``; :f
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import ExitCode, Problem, UserError, did_you_mean
+from common.runs.folders import ROOT, runs_dir
 from common.schema import check_limits, convert, read_yaml, setting
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPES_DIR = ROOT / "recipes"
 SMOKE_OVERLAY = RECIPES_DIR / "demo" / "smoke.yaml"
 SMOKE_OVERLAYS = RECIPES_DIR / "demo" / "smoke"  # and what a single recipe needs on the demo model
@@ -162,7 +162,7 @@ class Recipe:
     def from_dict(cls, resolved: Mapping[str, Any]) -> "Recipe":
         """Restore a recipe that :meth:`to_dict` wrote. Raises UserError (78) when it does not fit this version."""
         builder = _Builder(resolved["name"], resolved["command"])
-        builder.add({k: v for k, v in resolved.items() if k not in ("name", "command")}, "run.json", Path())
+        builder.add({k: v for k, v in resolved.items() if k not in ("name", "command")}, "run.json", ROOT.joinpath)
         return builder.build()
 
 
@@ -185,14 +185,14 @@ def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *
     path = _find_recipe(name)
     content = read_yaml(path)
     builder = _Builder(path.stem, content.pop("command", None))
-    builder.add(content, path.name, ROOT)
+    builder.add(content, path.name, _place_of_recipe)
     if smoke:
         builder.name += "-smoke"
         for overlay in recipe_files(name, smoke=True)[1:]:
-            builder.add(read_yaml(overlay), str(overlay.relative_to(RECIPES_DIR)), ROOT)
+            builder.add(read_yaml(overlay), str(overlay.relative_to(RECIPES_DIR)), _place_of_recipe)
     for key, (value, flag) in (given or {}).items():
         group, _, leaf = key.partition(".")
-        builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd())
+        builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd().joinpath)
     return builder.build()
 
 
@@ -232,8 +232,8 @@ class _Builder:
                 Problem(f"{name}: command '{command}'", "the name of a file in python/, as in: command: finetune_ba")
             )
 
-    def add(self, layer: Mapping[str, Any], origin: str, base: Path) -> None:
-        """Put one layer on top. ``origin`` names it in errors; relative paths are taken from ``base``."""
+    def add(self, layer: Mapping[str, Any], origin: str, place: Callable[[str], Path]) -> None:
+        """Put one layer on top. ``origin`` names it in errors; ``place`` returns where a path written in it is."""
         for group, values in layer.items():
             if group not in GROUPS:
                 hint = did_you_mean(str(group), GROUPS)
@@ -244,7 +244,7 @@ class _Builder:
                 self.problems.append(Problem(f"{origin}: '{group}' must hold keys", "as in: group:\\n  key: value"))
             else:
                 for key, value in values.items():
-                    self._set(group, str(key), value, origin, base)
+                    self._set(group, str(key), value, origin, place)
 
     def build(self) -> Recipe:
         self.problems += self.groups["method"].find_strangers()
@@ -252,7 +252,7 @@ class _Builder:
             raise UserError(self.problems, ExitCode.CONFIG)
         return Recipe(self.name, self.command, **self.groups)
 
-    def _set(self, group: str, key: str, value: Any, origin: str, base: Path) -> None:
+    def _set(self, group: str, key: str, value: Any, origin: str, place: Callable[[str], Path]) -> None:
         known = {f.name: f for f in fields(GROUPS[group])}
         label = origin if origin.startswith("--") and origin != "--set" else f"{origin}: {group}.{key}"
         if key not in known:
@@ -267,11 +267,17 @@ class _Builder:
         except ValueError as error:
             self.problems.append(Problem(f"{label} is {value!r}", str(error)))
             return
-        if spec.metadata["path"] and value is not None or (group, key) == ("model", "name") and (base / value).is_dir():
-            value = portable_path(base / value)
+        if spec.metadata["path"] and value is not None or (group, key) == ("model", "name") and place(value).is_dir():
+            value = portable_path(place(value))
         setattr(self.groups[group], key, value)
         if group == "method":
             self.groups[group].given[key] = label
+
+
+def _place_of_recipe(path: str) -> Path:
+    """Return where a recipe's path is: below the repository, and runs/… in the folder of all runs, wherever that is."""
+    first, *rest = Path(path).parts or ("",)
+    return runs_dir().joinpath(*rest) if first == "runs" else ROOT / path
 
 
 def portable_path(path: Path) -> str:

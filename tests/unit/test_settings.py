@@ -30,6 +30,22 @@ def test_every_recipe_loads_and_survives_the_manifest(name):
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
+def test_a_manifest_is_read_alike_from_every_folder(tmp_path, monkeypatch):
+    resolved = load_recipe("demo").to_dict()
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.from_dict(resolved).to_dict() == resolved
+    assert resolved["data"]["train"] == "recipes/demo/data/train.jsonl"
+
+
+def test_a_recipe_finds_its_data_in_the_folder_of_all_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("RECETARIO_RUNS", raising=False)
+    assert load_recipe("ba-cpu").data.train == "runs/data/ba-cpu/train.jsonl"
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    assert load_recipe("ba-cpu").data.train == str(tmp_path / "data" / "ba-cpu" / "train.jsonl")
+    monkeypatch.chdir(settings.ROOT)
+    assert resolve("--recipe", "ba-cpu", "--train", "runs/mine.jsonl").data.train == "runs/mine.jsonl"
+
+
 def test_a_model_has_one_revision_in_all_recipes_and_their_headers():
     revisions = {}
     for name in recipe_names():

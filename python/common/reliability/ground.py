@@ -9,10 +9,11 @@ from common.runs.lock import is_held
 
 
 def clear_ground(folder: Path) -> None:
-    """Make ``folder`` an empty runs folder that knows the downloaded models; UserError 75 while a run works in it."""
+    """Make ``folder`` an empty runs folder that has the models and the data of this one; UserError 75 while a run works in it."""
     if any(is_held(run) for run in folder.glob("*/")):
         raise UserError(Problem(f"a run works in {folder}", "one at a time", "wait for its end"), ExitCode.STOPPED)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if (runs_dir() / "models").is_dir():
-        (folder / "models").symlink_to(runs_dir() / "models")
+    for shared in ("models", "data"):
+        if (runs_dir() / shared).is_dir():
+            (folder / shared).symlink_to(runs_dir() / shared)
