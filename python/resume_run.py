@@ -7,7 +7,6 @@ from common import launching, runs
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.runs import ending, launch
 from common.runs.choose import choose_run
-from common.settings import Recipe, TrainingSettings
 
 
 def main() -> None:
@@ -25,19 +24,13 @@ def main() -> None:
     ending.end_leftovers(status)
 
     manifest = runs.read_json(runs.runs_dir() / name / "run.json")
-    team = launching.choose_team(recorded_training(manifest), options)
+    team = launching.recorded_team(manifest, options)
     os.environ.update(team.environment())
     words = [manifest.get("command", ""), "--resume", "--run", name, *["--force"] * options.force]
     launch.check_first(launch.command_line(*words))
     pid = launch.start_in_background(team.command_line(*words), name)
     print(f"run {name} goes on: process {pid}, log {runs.runs_dir() / name / 'train.log'}")
     print(f"  make status RUN={name} · make logs RUN={name} · make stop RUN={name}")
-
-
-def recorded_training(manifest: dict) -> TrainingSettings:
-    """Return the training settings of a run; a manifest without settings is of a run that one process trained."""
-    settings = manifest.get("settings")
-    return Recipe.from_dict(settings).training if settings else TrainingSettings()
 
 
 def read_options():

@@ -47,12 +47,9 @@ def main() -> int:
 
 def train_here(team: launching.Team, words: list[str], recipe: Recipe, name: str) -> int:
     """Train in the foreground, and compare the models afterwards if the recipe says so."""
-    if team.launcher:
-        if not team.node_rank:  # another node's ranks look after node 0 has
-            launch.check_first(launch.command_line(*words, *team.settings()))
-        code = launching.run_ranks_here(team.command_line(*words), name, leads=not team.node_rank)
-    else:
-        code = launch.run_here(launch.command_line(*words))
+    if team.launcher and not team.node_rank:  # another node's ranks look after node 0 has
+        launch.check_first(launch.command_line(*words, *team.settings()))
+    code = launching.train_here(team, name, *words)
     if code or not recipe.evaluation.compare_when_done:
         return code
     return launch.run_here(launch.command_line("python/compare_ba_models.py", "--run", name))

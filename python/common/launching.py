@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError
@@ -21,7 +23,7 @@ from common.ranks import WATCHED_VARIABLE, require_deepspeed
 from common.runs import launch
 from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
-from common.settings import TrainingSettings
+from common.settings import Recipe, TrainingSettings
 
 _HOST_LINE = re.compile(r"(\S+)\s+slots=(\d+)")
 
@@ -103,6 +105,12 @@ def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team
     return _spread(team, options)
 
 
+def recorded_team(manifest: Mapping[str, Any], options: argparse.Namespace) -> Team:
+    """Return the team for a run that exists, as its manifest tells; one without settings is of a single process."""
+    settings = manifest.get("settings")
+    return choose_team(Recipe.from_dict(settings).training if settings else TrainingSettings(), options)
+
+
 def _spread(team: Team, options: argparse.Namespace) -> Team:
     """Return ``team`` on the nodes of the hostfile."""
     slots = read_hostfile(options.hostfile)
@@ -151,7 +159,14 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return slots
 
 
-def run_ranks_here(command: list[str], name: str, *, leads: bool) -> int:
+def train_here(team: Team, name: str, *words: str) -> int:
+    """Train run ``name`` in the foreground with a training command and its options; return the training's exit code."""
+    if team.launcher:
+        return _run_ranks_here(team.command_line(*words), name, leads=not team.node_rank)
+    return launch.run_here(launch.command_line(*words))
+
+
+def _run_ranks_here(command: list[str], name: str, *, leads: bool) -> int:
     """Run a launcher in the foreground as run ``name`` and return the training's own exit code.
 
     It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a

@@ -97,6 +97,14 @@ def test_a_crashed_rank_a_dead_launcher_and_a_stop_leave_nobody_and_resume(train
     assert len(trainings.read(name, "run.json")["attempts"]) == 4
 
 
+def test_it_is_reproduced_with_as_many_ranks(trainings, together):
+    code, output = trainings.command("reproduce_run", "--run", together)
+    assert code == 0 and "2 ranks = 8 examples a step" in output, output
+    again = trainings.read(f"{together}-again", "reproduction.json")
+    assert again["identical"] and again["curves_part_at"] is None and all(again["other_files"].values())
+    assert trainings.read(f"{together}-again", "training_info.json")["ranks"] == 2
+
+
 def test_two_launchers_train_together_as_two_nodes(trainings, together, tmp_path):
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")

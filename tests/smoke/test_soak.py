@@ -4,13 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from trainings import ROOT
 
 from common.checkpoints import commit_checkpoint
+from common.errors import UserError
 from common.reliability.comparing import compare_runs, differing_files
+from common.reliability.manifests import find_repetition
 from common.reliability.soak import ALONE, SURVIVOR, Soak
+from common.runs.lock import RunLock
 from common.settings import load_recipe
 
 pytestmark = pytest.mark.smoke
@@ -87,6 +91,45 @@ def test_a_run_is_reproduced_from_its_manifest(trainings, first):
     report = trainings.read("first-again", "reproduction.json")
     assert report["identical"] and report["curves_part_at"] is None and all(report["other_files"].values())
     assert trainings.read("first-again", "run.json")["recipe"] == "short"
+
+
+def test_an_interrupted_reproduction_is_carried_on_by_the_same_command(trainings, first):
+    taken = (trainings.folder / f"{first}-again").exists()  # made, and compared, by the test above
+    again = trainings.folder / (f"{first}-again-2" if taken else f"{first}-again")
+    process = trainings.start("--run", first, command="reproduce_run")
+    deadline = time.monotonic() + 240
+    while not (again / "run.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    process.terminate()
+    assert f"make reproduce RUN={first} carries" in process.communicate(timeout=120)[0]
+    assert process.returncode == 75
+    done = call(trainings, "reproduce_run.py", "--run", first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"carrying on run '{again.name}'" in done.stdout
+    report = trainings.read(again.name, "reproduction.json")
+    assert report["identical"] and all(report["other_files"].values())
+    assert len(trainings.read(again.name, "run.json")["attempts"]) == 2
+
+    (again / "reproduction.json").unlink()  # as when it was carried on by `make resume`, and nobody has compared yet
+    done = call(trainings, "reproduce_run.py", "--run", first)
+    assert done.returncode == 0 and "identical" in done.stdout, done.stdout + done.stderr
+    assert len(trainings.read(again.name, "run.json")["attempts"]) == 2
+
+
+def test_a_run_that_is_no_repetition_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    manifest = {"settings": {"name": "demo", "training": {"seed": 1}, "output": {"folder": None}}}
+    other = {"settings": {"name": "demo", "training": {"seed": 2}, "output": {"folder": None}}}
+    (tmp_path / "mine-again").mkdir()
+    (tmp_path / "mine-again" / "run.json").write_text(json.dumps(other))
+    assert find_repetition("mine", manifest) == ("mine-again-2", None)
+    (tmp_path / "mine-again" / "run.json").write_text(json.dumps(manifest))
+    assert find_repetition("mine", manifest) == ("mine-again", "crashed")
+    lock = RunLock.acquire(tmp_path / "mine-again", {"pid": 1})
+    with pytest.raises(UserError, match="is held"):
+        find_repetition("mine", manifest)
+    lock.release()
 
 
 @pytest.mark.parametrize(

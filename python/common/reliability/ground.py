@@ -9,7 +9,7 @@ from common.runs.lock import is_held
 
 
 def clear_ground(folder: Path) -> None:
-    """Make ``folder`` an empty runs folder that has the models and the data of this one; UserError 75 while a run works in it."""
+    """Make ``folder`` an empty runs folder with this one's models and data; UserError 75 while a run works in it."""
     if any(is_held(run) for run in folder.glob("*/")):
         raise UserError(Problem(f"a run works in {folder}", "one at a time", "wait for its end"), ExitCode.STOPPED)
     shutil.rmtree(folder, ignore_errors=True)

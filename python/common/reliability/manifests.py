@@ -9,8 +9,12 @@ from common import checks, hardware, models
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.manifest import LOCK_FILE, describe_git, package_versions
+from common.runs import check_available, read_json, read_status, run_folder
+from common.runs.folders import MANIFEST_FILE
+from common.runs.lock import held_error, read_holder
 from common.settings import ROOT, Recipe
 
+REPORT = "reproduction.json"
 _CODE = ("python", "scripts")
 
 
@@ -119,6 +123,31 @@ def settings_for_repeat(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the run's resolved settings as a recipe file holds them, its folder left to the new run."""
     settings = {key: value for key, value in manifest["settings"].items() if key != "name"}
     return settings | {"output": {"folder": None}}
+
+
+def find_repetition(name: str, manifest: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the run that repeats run ``name``, and its state: None when it is still to be made.
+
+    That is the first of name-again, name-again-2, … that is free, or holds a repetition nobody has compared yet: one
+    that was interrupted, or carried on by itself. UserError 75 while it is being trained.
+    """
+    stem = f"{name[:58]}-again"
+    for again in (stem, *(f"{stem}-{number}" for number in range(2, 1000))):
+        folder = run_folder(again)
+        if not (folder / MANIFEST_FILE).is_file():
+            check_available(again)
+            return again, None
+        if (folder / REPORT).is_file() or not _repeats(manifest, read_json(folder / MANIFEST_FILE)):
+            continue
+        status = read_status(folder, log_lines=0)
+        if status["running"]:
+            raise held_error(again, read_holder(folder))
+        return again, status["state"]
+    raise UserError(Problem(f"there are 999 repetitions of '{name}'", "", "make clean RUN=…"), ExitCode.CANNOT_CREATE)
+
+
+def _repeats(manifest: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return "settings" in other and settings_for_repeat(manifest) == settings_for_repeat(other)
 
 
 def recipe_file_name(manifest: Mapping[str, Any]) -> str:
