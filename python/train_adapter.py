@@ -19,15 +19,16 @@ OPTIONS = MEDICAL_OPTIONS | {
 def main() -> None:
     args = recipe_parser(__doc__, OPTIONS, default_recipe="medical-adapter", kind="adapter").parse_args()
 
-    from common.artifacts import save_finished
-    from common.methods import add_method
-    from common.models import load_model
     from common.preparation import open_run, prepare
-    from common.training import train
 
     job = prepare(args, OPTIONS)
     if args.check:
         return
+
+    from common.artifacts import save_finished  # after the checks, which do without what takes seconds to import
+    from common.methods import add_method
+    from common.models import load_model
+    from common.training import train
 
     recipe = job.recipe
     with open_run(job) as run:
