@@ -67,8 +67,8 @@ compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, 
 	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
 	@scripts/call.sh reproduce_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
-soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1)
-	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke!
+soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1 SET=group.key=value)
+	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke! SET=--set
 optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model METRIC=module:function)
 	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer METRIC=--metric
 evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= OUTPUT=)

@@ -1,12 +1,13 @@
 """Kill a training with SIGKILL again and again, resume it each time, and compare its adapter with an undisturbed one's.
 
   python python/soak.py --recipe demo --kills 20 --seed 0
-  python python/soak.py --smoke --kills 2
+  python python/soak.py --recipe frida-h100 --smoke --kills 12 --set training.max_steps=60
 
 At least a third of the kills hit a save. The report is runs/soak/report.json, and a copy stays with the runs in
 runs/soak/<recipe>-seed<N>/. Exit code 0: every kill survived, the same bytes; 1: something differs.
 """
 
+from common import options
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.settings import load_recipe
 
@@ -17,16 +18,21 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     parser.add_argument("--smoke", action="store_true", help="with the smoke overlay on top: a few steps")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help="any setting of the recipe"
+    )
     args = parser.parse_args()
     if args.kills < 1:
         raise UserError(Problem(f"--kills is {args.kills}", "at least 1"), ExitCode.USAGE)
 
-    load_recipe(args.recipe, smoke=args.smoke)  # what is wrong with it is said before anything is written
+    given = options.read_settings(args.set)
+    load_recipe(args.recipe, given, smoke=args.smoke)  # what is wrong with it is said before anything is written
 
     from common.reliability.soak import Soak
     from common.runs import runs_dir, write_json
 
-    soak = Soak(args.recipe, args.kills, args.seed, ["--smoke"] * args.smoke)
+    passed_on = ["--smoke"] * args.smoke + [word for text in args.set for word in ("--set", text)]
+    soak = Soak(args.recipe, args.kills, args.seed, passed_on)
     report = soak.run()
     for path in (soak.folder / "report.json", runs_dir() / "soak" / "report.json"):
         write_json(path, report)

@@ -1,8 +1,9 @@
 """The command line of a training command: the recipe's numbers as options, and how they are merged with the YAML."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from common.errors import CommandParser, ExitCode, Problem, UserError
 from common.schema import read_value
@@ -59,15 +60,7 @@ def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) ->
     """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
     flags = {key: flag for flag, key in reversed(options.items())}
     given = {key: (getattr(args, key), flag) for key, flag in flags.items() if getattr(args, key) is not None}
-    for text in args.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
-        try:
-            given[key] = (read_value(value), "--set")
-        except ValueError as error:
-            what = f"--set {text}: {error}"
-            raise UserError(Problem(what, "a value in YAML, in quotes if it has signs"), ExitCode.USAGE) from None
+    given |= read_settings(args.set)
     if "data.train" in given:
         given |= _look_into_folder(*given["data.train"], given)
     recipe = load_recipe(args.recipe, given, smoke=args.smoke)
@@ -77,6 +70,21 @@ def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) ->
             Problem(what, f"this command trains {args.kind}", f"use python/{recipe.command}.py"), ExitCode.CONFIG
         )
     return recipe
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, tuple[Any, str]]:
+    """Return what the words of --set give, as :func:`load_recipe` takes it. Raises UserError (64)."""
+    given = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)
+        try:
+            given[key] = (read_value(value), "--set")
+        except ValueError as error:
+            what = f"--set {text}: {error}"
+            raise UserError(Problem(what, "a value in YAML, in quotes if it has signs"), ExitCode.USAGE) from None
+    return given
 
 
 def _look_into_folder(train: str, flag: str, given: Mapping[str, tuple]) -> dict[str, tuple[str, str]]:

@@ -23,29 +23,40 @@ SECRETS = {
 
 
 def test_planted_tokens_are_found_nowhere(tmp_path):
-    environment = os.environ | SECRETS | {"RECETARIO_RUNS": str(tmp_path / "runs"), "HF_HUB_OFFLINE": "1"}
+    runs = tmp_path / "runs"
+    environment = os.environ | SECRETS | {"RECETARIO_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
     said, command_lines = [], set()
 
-    def call(command, *words, codes=(0,)):
+    def call(command, *words, codes=(0,), **variables):
         line = [sys.executable, str(ROOT / "python" / command), *words]
-        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        command_lines.update(lines_of_processes())
-        said.append(process.communicate(timeout=300)[0])
+        with (tmp_path / "said").open("w+") as out:
+            process = subprocess.Popen(line, env=environment | variables, stdout=out, stderr=out)
+            while process.poll() is None:
+                command_lines.update(lines_of_processes())
+                time.sleep(0.2)
+            out.seek(0)
+            said.append(out.read())
         assert process.returncode in codes, said[-1]
 
     few = ("--set", "training.max_steps=2", "--set", "training.warmup_steps=0", "--set", "training.threads=1")
     call("doctor.py", "demo")
     call("start_run.py", "--recipe", "demo", "--run", "secret", *few)
-    deadline = time.monotonic() + 240
-    while not (tmp_path / "runs" / "secret" / "DONE.json").exists():
-        command_lines.update(lines_of_processes())
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    call("stop_run.py", "--run", "secret")  # wherever it is by now
     call("status.py")
+    call("resume_run.py", "--run", "secret")
+    call("watch_run.py", "--run", "secret", codes=(0, 66))  # 66: it is done already
     call("status.py", "--json")
-    call("compare_ba_models.py", "--run", "secret", "--max-new-tokens", "4")
-    call("reproduce_run.py", "--run", "secret", "--check")
+    call("reproduce_run.py", "--run", "secret")
+    short, program = ("--max-new-tokens", "4"), str(tmp_path / "program.json")
+    few = ("--dev", "2", "--candidates", "2", "--trials", "2", "--demonstrations", "1")
+    call("optimize_prompt.py", "--recipe", "demo", "--output", program, *few, *short)
+    call("compare_ba_models.py", "--run", "secret", "--optimized", program, *short)
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "What is a fox?", "completion": "A small wild dog."}\n')
+    words = ("--test_data", str(test), "--output_file", str(tmp_path / "judged.json"), "--max_new_tokens", "4")
+    call("evaluate_models.py", "--qlora_model", str(runs / "secret"), *words)
     call("finetune_ba.py", "--recipe", "demo", "--run", "fails", "--train", "absent.jsonl", "--debug", codes=(66,))
+    call("download_model.py", "org/name", "--debug", codes=(69,), HF_HUB_OFFLINE="", HF_ENDPOINT="http://127.0.0.1:9")
 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 20
