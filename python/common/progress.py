@@ -80,6 +80,8 @@ class RunCallback(TrainerCallback):
     def on_save(self, args, state, control, **_):
         folder = self.run.folder / f"checkpoint-{state.global_step}"
         self.run.update_status("saving")
+        if not self.trainer.has_finite_weights():  # the log shows the gradient of some steps only
+            raise diverged("the trained weights are not finite", state.global_step)
         ranks.barrier()  # every rank has written its part
         if ranks.is_leader():
             checkpoints.commit_checkpoint(folder, self.fingerprint)
@@ -197,9 +199,9 @@ class RunCallback(TrainerCallback):
 
 
 def diverged(what: str, step: int) -> UserError:
-    """Return the error for a loss or gradient that is no longer finite at ``step``."""
+    """Return the error for a loss, a gradient or weights that are no longer finite at ``step``."""
     remedy = "lower training.learning_rate, or make resume after mending the data: the last checkpoint is sound"
-    return UserError(Problem(f"{what} at step {step}", "a finite number", remedy), ExitCode.INTERNAL)
+    return UserError(Problem(f"{what} at step {step}", "finite numbers", remedy), ExitCode.INTERNAL)
 
 
 def read_epochs(run_folder: Path) -> list[dict[str, Any]]:

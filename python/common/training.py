@@ -186,6 +186,10 @@ class RecipeTrainer(Trainer):
         batch = self._prepare_inputs(pad(part, self.processing_class.pad_token_id))
         return self.model(**batch, num_items_in_batch=1).loss
 
+    def has_finite_weights(self) -> bool:
+        trained = (weight for weight in self.model.parameters() if weight.requires_grad)
+        return all(torch.isfinite(weight).all() for weight in trained)
+
     def floating_point_ops(self, inputs) -> int:
         return 0  # the stock estimate knows nothing of packs; speed is told in tokens per second
 

@@ -50,6 +50,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
 def fill(folder: Path) -> None:
     with (folder / "ballast").open("wb", buffering=0) as file:
         try:
@@ -111,6 +115,19 @@ def test_65_a_disk_that_runs_full(kitchen, small_disk):
     assert ends_as_undisturbed(kitchen, "full")
 
 
+def test_65_a_disk_without_room_for_another_file(kitchen, small_disk):
+    def use_up(_):
+        disk = os.statvfs(small_disk)
+        remount(small_disk, f"nr_inodes={disk.f_files - disk.f_ffree}")
+
+    with kitchen.at_step(3, use_up):
+        code, said = kitchen.train("full", "--output", str(small_disk / "run"))
+    assert code == 74 and "No space left on device" in said and "make resume" in said, said
+    assert (small_disk / "run" / "checkpoint-2" / "COMMIT.json").is_file()
+    remount(small_disk, "nr_inodes=0")
+    assert ends_as_undisturbed(kitchen, "full")
+
+
 def test_66_a_log_that_cannot_be_written(small_disk, monkeypatch):
     fake = [sys.executable, str(ROOT / "tests" / "scripts" / "fake_training.py"), "--run", "x"]
     monkeypatch.setenv("RECETARIO_RUNS", str(small_disk))
@@ -127,6 +144,13 @@ def test_66_a_log_that_cannot_be_written(small_disk, monkeypatch):
     done = json.loads((small_disk / "x" / "step").read_text())["step"]
     again = [*fake, "--resume", "--set", f"steps={done + 1}"]
     assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+
+
+def test_67_a_disk_that_is_mounted_to_be_read(kitchen, small_disk):
+    remount(small_disk, "ro")
+    code, said = kitchen.train("never", "--output", str(small_disk / "run"))
+    assert code == 73 and f"cannot write in {small_disk}: Read-only file system" in said
+    assert not (kitchen.runs / "never").exists()
 
 
 def test_68_a_limit_for_the_size_of_files(kitchen, size_limit):
@@ -224,7 +248,12 @@ def test_86_another_processor_than_it_began_on(kitchen):
 
 
 def test_87_odd_surroundings(kitchen):
-    odd = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "Nowhere/X"}  # no HOME, no TERM, no USER
+    odd = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C",
+        "TZ": "Nowhere/X",
+        "TMPDIR": "/nowhere",
+    }  # no HOME, no TERM, no USER
     odd["RECETARIO_RUNS"] = str(kitchen.runs.parent / "a b" / "ü")
     words = ["--recipe", "demo", "--run", "odd", "--train", str(kitchen.data / "train.jsonl")]
     words += [
@@ -257,4 +286,22 @@ def test_89_a_loss_that_is_not_finite(kitchen):
     assert code == 70 and "the loss is nan at step 4" in said
     names = {path.name for path in (kitchen.runs / "nan").glob("checkpoint-*")}
     assert names == {"checkpoint-2", "checkpoint-3"} and STEPS > 4
+    assert ends_as_undisturbed(kitchen, "nan")
+
+
+def test_89_weights_that_are_not_finite_are_never_committed(kitchen):
+    """The loss was finite and its gradient was not, in a step that is saved and not logged."""
+    from common.training import RecipeTrainer
+
+    original = RecipeTrainer.sum_loss
+
+    def diverge(trainer, part):
+        loss = original(trainer, part)
+        return loss + 0 * (loss * 0).sqrt() if trainer.state.global_step == 3 and loss.requires_grad else loss
+
+    with patched(RecipeTrainer, "sum_loss", diverge):
+        code, said = kitchen.train("nan", "--set", "training.log_every_steps=10")
+    assert code == 70 and "the trained weights are not finite at step 4" in said, said
+    committed = {path.parent.name for path in (kitchen.runs / "nan").glob("checkpoint-*/COMMIT.json")}
+    assert committed == {"checkpoint-2", "checkpoint-3"}
     assert ends_as_undisturbed(kitchen, "nan")

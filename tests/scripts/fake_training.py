@@ -2,7 +2,7 @@
 
 --set keys: steps, step_s, fail_at (raises there), die_at (is killed there), stuck (no step is ever saved), helper (a
 child process that ignores SIGTERM), stubborn (never looks at stop requests), load_s (time before the manifest), early
-(a line printed before the lock), bad (refused).
+(a line printed before the lock), eat_mib (memory that each step takes and keeps), bad (refused).
 """
 
 import os
@@ -63,11 +63,12 @@ def train(run: runs.Run, settings: dict) -> None:
     if "helper" in settings:
         subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
                           f"time.sleep({settings['helper']})"])  # fmt: skip
-    counter = run.folder / "step"
+    counter, eaten = run.folder / "step", []
     done = runs.read_json(counter)["step"] if counter.exists() else 0
     print(f"training from step {done}")
     for step in range(done + 1, steps + 1):
         time.sleep(step_s)
+        eaten.append(b"\1" * 2**20 * int(settings.get("eat_mib", 0)))
         run.append_metrics({"step": step, "loss": 1 / step})
         run.update_status("training", step=step, total_steps=steps, loss=1 / step, eta_s=(steps - step) * step_s)
         if step == int(settings.get("fail_at", -1)):

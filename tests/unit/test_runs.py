@@ -406,6 +406,31 @@ def test_out_of_memory_needs_evidence(crashed, tmp_path):
     assert "lack of memory" not in crashed(oom_kills={"source": str(events), "count": 1})["reason"]
 
 
+@pytest.fixture
+def little_memory():
+    """The folder of a control group whose processes may have 128 MiB together."""
+    base = Path("/sys/fs/cgroup")
+    old = (base / "memory").is_dir()  # cgroup v1
+    folder = base / ("memory" if old else "") / f"recetario-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / ("memory.limit_in_bytes" if old else "memory.max")).write_text("128M")
+    except OSError:
+        pytest.skip("no right to limit memory here")
+    yield folder
+    folder.rmdir()
+
+
+def test_a_run_that_the_kernel_kills_for_memory_says_so(little_memory, runs_folder):
+    enter = 'echo $$ > "$0" && exec "$@"'
+    words = ["--run", "greedy", "--set", "steps=1000", "--set", "eat_mib=16"]
+    command = ["sh", "-c", enter, str(little_memory / "cgroup.procs"), sys.executable, str(FAKE_TRAINING), *words]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == -signal.SIGKILL
+    status = runs.read_status(runs_folder / "greedy")
+    assert status["state"] == "crashed"
+    assert f"lack of memory (oom_kill in {little_memory}" in status["reason"] and "from 0 to 1" in status["reason"]
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"pid": "x"}', '{"state": "odd"}', "\0\0\0"])
 def test_a_damaged_status_reads_as_crashed(crashed, runs_folder, damage):
     (runs_folder / "gone" / "status.json").write_text(damage)
