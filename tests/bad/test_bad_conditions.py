@@ -93,6 +93,19 @@ def test_61_another_base_than_the_one_it_began_with(kitchen):
     assert code == 78 and "error: model.generation_config.json: was" in said and "FORCE=1" in said
 
 
+def test_61_an_adapter_is_not_judged_on_another_base(kitchen):
+    from common.errors import ExitCode, UserError
+    from common.generation.local import LocalModel
+
+    manifest, adapter = kitchen.read("finished", "run.json"), kitchen.runs / "finished"
+    base = shutil.copytree(DEMO_MODEL, kitchen.runs.parent / "base")
+    LocalModel(base, "fp32", adapter).require_base_of(manifest)
+    (base / "config.json").write_text((base / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"is not the model that .*finished was trained on.*config\.json") as caught:
+        LocalModel(base, "fp32", adapter).require_base_of(manifest)
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
 @pytest.mark.parametrize("larger", ["adapter_model.safetensors", "optimizer.pt"])
 def test_65_a_save_that_cannot_be_written(kitchen, size_limit, larger):
     size = (kitchen.runs / "stopped" / "checkpoint-4" / larger).stat().st_size

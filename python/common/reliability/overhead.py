@@ -84,6 +84,7 @@ def _set_up(watch: Stopwatch) -> Stopwatch:
 
     watch.put_around(RecipeTrainer, "train", "training")
     watch.put_around(RecipeTrainer, "_save_checkpoint", "files")
+    watch.put_around(RecipeTrainer, "has_finite_weights", "commits")
     for name in ("commit_checkpoint", "rotate_checkpoints", "require_space", "size_bytes"):
         watch.put_around(checkpoints, name, "commits")
     for name in ("update_status", "append_metrics", "stop_requested"):
