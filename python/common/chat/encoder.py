@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import chain
 
 import numpy as np
 
@@ -120,30 +119,30 @@ class ChatEncoder:
         if loss_on not in LOSS_ON:
             raise ValueError(f"loss_on is {loss_on!r}, not one of {LOSS_ON}")
         plans = [self._plan(example) for example in examples]
-        ids_of_texts = iter(self._backend.ids_of([text for plan in plans for text, _ in plan if isinstance(text, str)]))
-        runs: list[list[int]] = []
-        trained: list[bool] = []
-        lengths = np.zeros(len(plans), np.int64)
-        for at, plan in enumerate(plans):
-            for item, is_trained in plan:
-                ids = next(ids_of_texts) if isinstance(item, str) else [item]
-                runs.append(ids)
-                trained.append(is_trained or loss_on == "all")
-                lengths[at] += len(ids)
-        tokens = np.fromiter(chain.from_iterable(runs), np.uint32, int(lengths.sum()))
-        tokens |= np.repeat(np.array(trained, np.uint32) << TRAINED_BIT, [len(ids) for ids in runs])
-        return tokens, lengths
+        items = [item for plan in plans for item in plan]
+        tokens, item_lengths = self._encode_items(items)
+        trained = np.array([is_trained or loss_on == "all" for _, is_trained in items], np.uint32)
+        tokens = tokens | np.repeat(trained << TRAINED_BIT, item_lengths)
+        tokens_before = np.concatenate(([0], np.cumsum(item_lengths)))
+        ends = np.cumsum([len(plan) for plan in plans], dtype=np.int64)
+        return tokens, np.diff(tokens_before[ends], prepend=0)
 
     def encode_prompt(self, messages: Sequence[Message | dict]) -> list[int]:
         messages = [m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages]
         skeleton = self._skeleton_for(messages, (*(m.role for m in messages), "assistant"), generation_prompt=True)
         plan = self._fill(skeleton.parts[: skeleton.prompt_parts], messages)
-        ids_of_texts = iter(self._backend.ids_of([text for text, _ in plan if isinstance(text, str)]))
-        return [token for item, _ in plan for token in (next(ids_of_texts) if isinstance(item, str) else [item])]
+        return self._encode_items(plan)[0].tolist()
 
     def stop_token_ids(self) -> list[int]:
         last = self._skeleton(("user", "assistant")).parts[-1].token_id
         return sorted({token for token in (last, self._eos[1]) if token is not None})
+
+    def _encode_items(self, items: Sequence[tuple[str | int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of texts and tokens, end to end as uint32, and how many each has."""
+        ids_of_texts = iter(self._backend.ids_of([text for text, _ in items if isinstance(text, str)]))
+        runs = [next(ids_of_texts) if isinstance(item, str) else np.uint32(item).tobytes() for item, _ in items]
+        ids = np.frombuffer(b"".join(runs), np.uint32)
+        return ids, np.fromiter(map(len, runs), np.int64, len(runs)) // ids.itemsize
 
     def _plan(self, example: Example) -> list[tuple[str | int, bool]]:
         """What to tokenise, as (text or token id, trained)."""
