@@ -1,4 +1,4 @@
-"""Bad inputs 53 to 90 that no command line shows: what happens around a training, and while it runs.
+"""Bad inputs 52 to 90 that no command line shows: what happens around a training, and while it runs.
 
 pytest tests/bad/test_bad_conditions.py -k _65_
 """
@@ -61,6 +61,20 @@ def fill(folder: Path) -> None:
                 file.write(b"\1" * 4096)
         except OSError as error:
             assert error.errno == errno.ENOSPC
+
+
+def test_52_a_resume_with_data_that_changed_in_place(kitchen):
+    path = kitchen.data / "train.jsonl"
+    before, manifest = path.read_bytes(), kitchen.read("stopped", "run.json")
+    path.write_bytes(before.replace(b"wild", b"tame"))
+    try:
+        code, said = kitchen.resume("stopped")
+    finally:
+        path.write_bytes(before)
+    assert code == 78 and "error: data.train" in said and "FORCE=1" in said, said
+    assert kitchen.read("stopped", "run.json") == manifest
+    assert not (kitchen.runs / "stopped" / "DONE.json").exists()
+    assert ends_as_undisturbed(kitchen)
 
 
 def test_59_padding_that_is_the_end_token_leaves_the_end_trained(tmp_path):
