@@ -89,6 +89,10 @@ def test_memory_is_bounded(monkeypatch):
         assert backend.ids_of([text]) == backend._encode([text])
         assert len(backend._words) <= 20
         assert not any(len(word) > 40 for word in backend._words)
+    assert len(backend._words) == 20
+    backend._encode, calls = lambda texts, encode=backend._encode: calls.append(texts) or encode(texts), []
+    assert backend.ids_of([" five words never seen before"]) and calls[-1] == [" five words never seen before"]
+    assert backend.ids_of([" word1 word1 word1 five"]) and calls[-1] == [" five"], "what is known is looked up"
 
 
 def state_of(tokenizer, **changes) -> dict:

@@ -56,11 +56,13 @@ class Backend:
             return self._encode(texts)
         split = list(map(self._word.findall, texts))
         new = list(set(chain.from_iterable(split)).difference(self._words))
+        room = _KEPT_WORDS - len(self._words)
+        if not room and 2 * len(new) > sum(map(len, split)):
+            return self._encode(texts)  # words that hardly ever come again: one by one they take longer
         self._words.update(zip(new, self._encode(new), strict=True))
         ids = [b"".join(map(self._words.__getitem__, words)) for words in split]
-        is_full = len(self._words) > _KEPT_WORDS
-        for word in new:
-            if is_full or len(word) > _LONGEST_KEPT:
+        for place, word in enumerate(new):
+            if place >= room or len(word) > _LONGEST_KEPT:
                 del self._words[word]
         return ids
 
