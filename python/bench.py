@@ -8,22 +8,22 @@ Every arm trains the same examples for the same number of steps in a process of 
 the repeats are compared. Ratios are seconds of the other arm over ours: above 1 we are faster.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.errors import CommandParser, run_command
 from common.settings import ModelSettings
 
 
 def main() -> None:
     args = build_parser().parse_args()
     if args.worker:
+        from common.benchmarks.apart import print_figures
         from common.benchmarks.trainings import run_arm
 
         arm, data = args.worker
-        print("RESULT " + json.dumps(run_arm(arm, Path(args.model), Path(data), args.steps)))
+        print_figures(run_arm(arm, Path(args.model), Path(data), args.steps))
         return
 
     from common import hardware, models
@@ -90,12 +90,9 @@ def random_model(layers: int) -> Path:
 
 def measure(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
     """Run one arm in a fresh process and return its figures."""
-    command = [sys.executable, __file__, "--model", str(model), "--steps", str(steps), "--worker", arm, str(data)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
-    if not found:
-        raise UserError(Problem(f"the training '{arm}' failed: {answer.stderr[-1500:]}"), ExitCode.INTERNAL)
-    return json.loads(found[0].removeprefix("RESULT "))
+    from common.benchmarks.apart import run_apart
+
+    return run_apart(Path(__file__), ["--model", model, "--steps", steps, "--worker", arm, data])
 
 
 if __name__ == "__main__":

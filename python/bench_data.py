@@ -22,12 +22,13 @@ def main() -> None:
 
     from common import models
     from common.benchmarks import data
+    from common.benchmarks.apart import print_figures
     from common.runs import runs_dir, write_json
 
     folder = models.find_model(ModelSettings(name=options.model))
     if options.part:
         measure = {"pipeline": data.measure_pipeline, "datasets_map": data.measure_datasets_map}[options.part]
-        print(json.dumps(measure(options.file, folder)))
+        print_figures(measure(options.file, folder))
         return
     bench = runs_dir() / "bench"
     bench.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,7 @@ Every arm trains in a process of its own. The share of the matrix rate counts 4 
 and backward to the activations; a frozen weight has no gradient.
 """
 
-import json
-import subprocess
-import sys
+from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 
@@ -18,11 +16,11 @@ def main() -> None:
     args = build_parser().parse_args()
 
     from common.benchmarks import gpu
+    from common.benchmarks.apart import print_figures
 
     if args.worker:
         (length,) = args.lengths
-        figures = gpu.run_arm(args.worker, args.shape, args.device, length, args.micro_batch, args.steps)
-        print("RESULT " + json.dumps(figures))
+        print_figures(gpu.run_arm(args.worker, args.shape, args.device, length, args.micro_batch, args.steps))
         return
 
     from common import hardware
@@ -75,14 +73,14 @@ def build_parser() -> CommandParser:
 
 def measure(args, arm: str, length: int) -> dict:
     """Run one arm in a fresh process and return its figures, or why it has none."""
-    command = [sys.executable, __file__, "--worker", arm, "--lengths", str(length), "--shape", args.shape]
-    command += ["--device", args.device, "--micro-batch", str(args.micro_batch), "--steps", str(args.steps)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
-    if found:
-        return json.loads(found[0].removeprefix("RESULT "))
-    words = [line for line in answer.stderr.splitlines() if line.strip()]
-    return {"error": words[-1] if words else f"exit code {answer.returncode}"}
+    from common.benchmarks.apart import run_apart
+
+    words = ["--worker", arm, "--lengths", length, "--shape", args.shape, "--device", args.device]
+    words += ["--micro-batch", args.micro_batch, "--steps", args.steps]
+    try:
+        return run_apart(Path(__file__), words)
+    except UserError as error:
+        return {"error": error.problems[0].what}
 
 
 def gpu_name(device: str) -> str | None:

@@ -11,9 +11,10 @@ import pytest
 from chat_tokenizers import demo_tokenizer
 
 import bench_data
+from common.benchmarks.apart import run_apart
 from common.benchmarks.data import write_rows
 from common.data import load_examples
-from common.errors import run_command
+from common.errors import ExitCode, UserError, run_command
 
 
 def test_rows_are_the_same_each_time_and_usable(tmp_path):
@@ -46,3 +47,20 @@ def test_the_result_has_its_figures(tmp_path, monkeypatch, capfd):
     assert result["tokens"] > 100 * 1200
     assert result["machine"]["cores"] >= 1
     assert len(result["date"]) == 10
+
+
+def test_a_part_gives_its_figures_or_says_why_not(tmp_path):
+    command = tmp_path / "part.py"
+    command.write_text(
+        "import json, sys\nprint('noise')\nprint('RESULT ' + json.dumps({'words': sys.argv[1:]}))\n"
+        "print('more noise')\nif 'fail' in sys.argv: sys.exit('out of luck')\n"
+    )
+    watched = []
+    figures = run_apart(command, ["--steps", 3], watch=lambda process: watched.append(process.wait()))
+    assert (figures, watched) == ({"words": ["--steps", "3"]}, [0])
+    with pytest.raises(UserError, match="part.py fail failed: out of luck") as caught:
+        run_apart(command, ["fail"])
+    assert caught.value.exit_code == ExitCode.INTERNAL
+    command.write_text("print('nothing measured')")
+    with pytest.raises(UserError, match="exit code 0"):
+        run_apart(command, [])

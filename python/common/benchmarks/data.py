@@ -5,7 +5,6 @@ Each part runs in a process of its own, timed, with the memory of it and its chi
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+from common.benchmarks.apart import run_apart
 from common.data.meter import meter
 from common.errors import ExitCode, Problem, UserError
 
@@ -99,22 +99,22 @@ def run_part(command: Path, part: str, file: Path, model: Path) -> dict:
     """
     import psutil
 
-    words = [sys.executable, str(command), "--part", part, "--file", str(file), "--model", str(model.resolve())]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    tell(f"measuring {part} …")
-    started = time.perf_counter()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        process, peak_bytes = psutil.Process(child.pid), 0
+    peak_bytes = 0
+
+    def watch(child) -> None:
+        nonlocal peak_bytes
+        process = psutil.Process(child.pid)
         while child.poll() is None:
             peak_bytes = max(peak_bytes, sum(map(rss_bytes, [process, *children_of(process)])))
             time.sleep(0.1)
-        output = child.stdout.read()
-    wall_s = time.perf_counter() - started
-    if child.returncode:
-        raise UserError(Problem(f"measuring {part} failed with exit code {child.returncode}"), ExitCode.INTERNAL)
-    measured = json.loads(output.splitlines()[-1])
-    tell(f"{part}: {measured['wall_s'] or wall_s:,.1f} s, {peak_bytes / 2**30:.2f} GiB")
-    return measured | {"wall_s": measured["wall_s"] or wall_s, "peak_rss_gib": peak_bytes / 2**30}
+
+    tell(f"measuring {part} …")
+    started = time.perf_counter()
+    words = ["--part", part, "--file", file, "--model", model.resolve()]
+    measured = run_apart(command, words, quiet=False, watch=watch)
+    wall_s = measured["wall_s"] or time.perf_counter() - started
+    tell(f"{part}: {wall_s:,.1f} s, {peak_bytes / 2**30:.2f} GiB")
+    return measured | {"wall_s": wall_s, "peak_rss_gib": peak_bytes / 2**30}
 
 
 def children_of(process) -> list:

@@ -1,0 +1,52 @@
+"""A part of a benchmark in a process of its own, so that none profits from what another loaded or made warm."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.errors import ExitCode, Problem, UserError
+
+_MARK = "RESULT "
+
+
+def print_figures(figures: dict) -> None:
+    """Print, in the process of a part, what :func:`run_apart` returns in the other."""
+    print(_MARK + json.dumps(figures), flush=True)
+
+
+def run_apart(
+    command: Path,
+    words: Sequence[object],
+    *,
+    quiet: bool = True,
+    watch: Callable[[subprocess.Popen], object] = subprocess.Popen.wait,
+) -> dict:
+    """Run ``command`` with ``words`` and return the figures it prints; ``watch`` is called while it runs.
+
+    What it says beside them is not shown, but for stderr unless ``quiet``. The hub is not asked for anything. Raises
+    UserError 70 with its last line when there are no figures.
+    """
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    with _temporary_file() as out, _temporary_file() as err:
+        line = [sys.executable, str(command), *map(str, words)]
+        with subprocess.Popen(line, stdout=out, stderr=err if quiet else None, env=environment) as process:
+            watch(process)
+        printed, said = (_lines(file) for file in (out, err))
+    found = [line for line in printed if line.startswith(_MARK)]
+    if process.returncode or not found:
+        reason = said[-1] if said else f"exit code {process.returncode}"
+        raise UserError(Problem(f"{command.name} {' '.join(line[2:])} failed: {reason}"), ExitCode.INTERNAL)
+    return json.loads(found[-1].removeprefix(_MARK))
+
+
+def _temporary_file():
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+
+
+def _lines(file) -> list[str]:
+    file.seek(0)
+    return [line for line in file.read().splitlines() if line.strip()]
