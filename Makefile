@@ -21,8 +21,8 @@ doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= SMOKE=1)
 ##@ Data and models
 data: ## generate the sample data (RECIPE=all FORCE=1)
 	@scripts/call.sh make_data RECIPE=--recipe FORCE=--force!
-inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= MODEL= ON_BAD_ROW=drop ALLOW_LEAK=1 PLAIN=1)
-	@scripts/call.sh inspect_data DATA= VAL=--validation RECIPE=--recipe MODEL=--model ON_BAD_ROW=--on-bad-row ALLOW_LEAK=--allow-leak! PLAIN=--plain!
+inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
+	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 	@scripts/call.sh download_model MODEL= REVISION=--revision
 demo-model: ## build the demo recipe's model anew, from nothing

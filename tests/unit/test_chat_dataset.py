@@ -259,9 +259,6 @@ def test_adding_rows_moves_no_old_row(rows_file, tmp_path):
         assert rows < after[name]
 
 
-WHEN_TRAINING = "(when training: --set data.on_bad_row=drop, with make SET=data.on_bad_row=drop)"
-
-
 def test_errors_of_workers_are_those_of_one_process(rows_file, tmp_path):
     lines = rows_file.read_text().splitlines()
     for n in range(300, 330):
@@ -278,7 +275,10 @@ def test_errors_of_workers_are_those_of_one_process(rows_file, tmp_path):
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert said[0].startswith("train.jsonl:301: field 'completion' is missing")
-    assert said[0].endswith("… and 10 more — leave such rows out: --on-bad-row drop " + WHEN_TRAINING)
+    assert said[0].endswith(
+        "… and 10 more — leave such rows out: --on-bad-row drop (make inspect ON_BAD_ROW=drop; "
+        "when training: --set data.on_bad_row=drop, with make SET=data.on_bad_row=drop)"
+    )
 
 
 def test_a_prompt_for_use_is_the_beginning_of_the_training_example():

@@ -7,11 +7,13 @@ import importlib
 import json
 import random
 import sys
+from pathlib import Path
 
 import pytest
 from chat_tokenizers import demo_tokenizer
 
 from common.data import load_examples
+from common.data.problems import option_for
 from common.errors import run_command
 from common.hashing import sha256_of
 
@@ -201,6 +203,17 @@ def test_an_allowed_leak_is_recorded_in_the_card(folder, run):
     run(*words, "--allow-leak")
     leaks = json.loads((folder / "out" / "dataset_card.json").read_text())["leaks"]
     assert (leaks["13-gram"], leaks["allowed"]) == (1, True)
+
+
+def test_make_inspect_takes_what_the_errors_name():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    (line,) = (line for line in makefile.splitlines() if "call.sh inspect_data" in line)
+    choices = {"on_bad_row": "drop", "on_overlong": "drop"}
+    for setting in (*choices, "allow_empty", "allow_duplicates", "allow_secrets", "allow_leak"):
+        told = option_for(setting, choices.get(setting, "")).split()
+        variable, value = told[told.index("inspect") + 1].rstrip(";").removeprefix("(").split("=")
+        assert f"{variable}={told[0]}{'' if setting in choices else '!'}" in line.split()
+        assert value == choices.get(setting, "1")
 
 
 def test_inspect_needs_something(folder, run):

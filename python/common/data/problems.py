@@ -45,10 +45,14 @@ class ProblemList:
 
 
 def option_for(setting: str, value: str = "") -> str:
-    """How a person sets ``setting`` of the data group: in a data command, and in a training. A switch has no value."""
+    """How a person sets ``setting`` of the data group: in a data command, with make inspect, and in a training.
+
+    A switch has no value.
+    """
     option = f"--{setting.replace('_', '-')}"
     choice = f"data.{setting}={value or 'true'}"
-    return f"{option} {value}".rstrip() + f" (when training: --set {choice}, with make SET={choice})"
+    inspecting = f"make inspect {setting.upper()}={value or 1}"
+    return f"{option} {value}".rstrip() + f" ({inspecting}; when training: --set {choice}, with make SET={choice})"
 
 
 def printable(text: str, limit: int = 400) -> str:
