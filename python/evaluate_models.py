@@ -5,14 +5,14 @@
 
 Every model gets the same items through the same encoding and decoding, one model in memory at a time. Each difference
 to the base comes with its interval. The recommendation follows from the table and from the limits given. Beside the
-JSON file lie its .md and .png forms. Exit codes: 0 judged, 65 when a test item is in the training data, 66 and 78 for
-models that are not there or do not belong together.
+JSON file lie its .md and .png forms. Interrupted, it goes on with the models that are not judged yet. Exit codes: 0
+judged, 65 when a test item is in the training data, 66 and 78 for models that are not there or do not belong together.
 """
 
 import sys
 from pathlib import Path
 
-from common.errors import CommandParser, run_command
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 
 
 def build_parser() -> CommandParser:
@@ -44,30 +44,42 @@ def main() -> None:
     from common.comparison.setup import Progress
     from common.data import load_examples
     from common.evaluation.candidates import open_candidates, read_rules, training_data
-    from common.evaluation.judging import judge
+    from common.evaluation.judging import Judged, judge
     from common.evaluation.recommending import Limits
     from common.generation import Decoding
     from common.generation.programs import Prompt
     from common.report.evaluation import print_evaluation, write_evaluation
 
-    output = Path(args.output_file)
+    output = output_path(args.output_file)
     limits = Limits(args.max_memory_gib, args.max_adapter_mib, args.min_token_f1)
     named = {"qlora": args.qlora_model, "adapter": args.adapter_model, "ptuning": args.ptuning_model}
     candidates = open_candidates(args.base_model, {name: folder for name, folder in named.items() if folder})
     rules = read_rules(candidates)
-    decoding = Decoding(args.max_new_tokens or rules.max_new_tokens, args.temperature, args.seed)
+    new_tokens = rules.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
+    decoding = Decoding(new_tokens, args.temperature, args.seed)
     check_writable(str(output.parent))
     test = load_examples(args.test_data)
     check_separation(test, training_data(candidates), Prompt())
 
-    report = judge(candidates, test, decoding, limits, rules.max_length_tokens, Progress(sys.stderr))
+    judged = Judged(output.with_suffix(".partial.json"))
+    report = judge(candidates, test, decoding, limits, rules.max_length_tokens, Progress(sys.stderr), judged)
+    paths = write_evaluation(report, output)
+    judged.forget()
     if args.check_merge:
         from common.evaluation.merges import check_merges
 
         report["merge"] = check_merges(candidates, test)
-    paths = write_evaluation(report, output)
+        paths = write_evaluation(report, output)
     print_evaluation(report)
     print(f"report: {paths[1]}")
+
+
+def output_path(name: str) -> Path:
+    """Return where the report goes; its .md and .png lie beside it. UserError (64) for what cannot be its name."""
+    path = Path(name)
+    if path.suffix != ".json" or path.is_dir():
+        raise UserError(Problem(f"--output_file {name}", "a file name that ends in .json"), ExitCode.USAGE)
+    return path
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ Run: pytest tests/unit/test_evaluation.py
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
+import evaluate_models
 from common.errors import ExitCode, UserError
-from common.evaluation.candidates import open_candidates, training_data, training_seconds
-from common.evaluation.judging import answer_losses, compare_pairs
+from common.evaluation.candidates import check_candidates, open_candidates, training_data, training_seconds
+from common.evaluation.judging import Judged, answer_losses, compare_pairs
 from common.evaluation.recommending import MIB, Limits, recommend
 from common.evaluation.texts import corpus_bleu, score_exact, score_texts, token_f1
+from common.models import hash_model_files
 from common.report.evaluation import write_evaluation
 
 ITEMS = 20
@@ -68,9 +71,11 @@ def test_without_a_shown_gain_the_base_stays():
     assert unknown["excluded"]["qlora"] == ["training memory is not known"]
 
 
-def test_a_limit_that_is_none_is_refused():
-    with pytest.raises(UserError, match="--max_adapter_mib -1") as caught:
-        Limits(max_adapter_mib=-1)
+@pytest.mark.parametrize("limits", [{"max_adapter_mib": -1}, {"max_memory_gib": float("nan")}, {"min_token_f1": 40}])
+def test_a_limit_that_is_none_is_refused(limits):
+    (name,) = limits
+    with pytest.raises(UserError, match=f"--{name} .* — above 0") as caught:
+        Limits(**limits)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
@@ -156,3 +161,66 @@ def test_training_data_that_changed_are_not_compared_with(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="is gone"):
         training_data([candidate])
+
+
+@pytest.fixture
+def adapters(tiny_model, tiny_folder, tmp_path):
+    """Folders of a LoRA and of bottleneck adapters of the tiny model, and a base of the same shape, other weights."""
+    import torch
+
+    from common import methods
+    from common.models import load_model
+    from common.settings import MethodSettings
+
+    found = {}
+    for kind in ("lora", "adapter"):
+        adapted = methods.add_method(load_model(tiny_folder), MethodSettings(kind=kind, size=4), str(tiny_folder))
+        methods.save_adapter(adapted, tmp_path / kind)
+        found[kind] = str(tmp_path / kind)
+    with torch.no_grad():
+        tiny_model.model.embed_tokens.weight.add_(1.0)
+    tiny_model.save_pretrained(tmp_path / "twin")
+    (tmp_path / "twin" / "tokenizer.json").write_text("{}")
+    return found | {"twin": str(tmp_path / "twin")}
+
+
+def test_an_adapter_of_another_kind_is_refused(adapters):
+    with pytest.raises(UserError, match="--qlora_model .* kind adapter — one of kind lora — --adapter_model takes it"):
+        open_candidates(None, {"qlora": adapters["adapter"]})
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["run.json tells", "the adapter names it"])
+def test_adapters_of_another_base_of_the_same_shape_are_all_named_before_a_weight_is_loaded(
+    adapters, tiny_folder, monkeypatch, recorded
+):
+    monkeypatch.setattr("common.models.load_model", lambda *words: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("common.generation.local.LocalArm.check", lambda *words: None)  # there is no real tokenizer
+    if recorded:
+        for kind in ("lora", "adapter"):
+            record = {"model": {"files": hash_model_files(tiny_folder)}}
+            (Path(adapters[kind]) / "run.json").write_text(json.dumps(record))
+    named = {"qlora": adapters["lora"], "adapter": adapters["adapter"]}
+    right = open_candidates(None, named)
+    check_candidates(right, hash_model_files(tiny_folder), [])
+    wrong = open_candidates(adapters["twin"], named)
+    with pytest.raises(UserError) as caught:
+        check_candidates(wrong, hash_model_files(Path(adapters["twin"])), [])
+    assert caught.value.exit_code == ExitCode.CONFIG
+    text = str(caught.value)
+    assert len(caught.value.problems) == 2 and adapters["lora"] in text and adapters["adapter"] in text
+
+
+def test_what_was_judged_is_kept_until_the_report_is_there(tmp_path):
+    path = tmp_path / "results.partial.json"
+    key = Judged.key({"weights": "a"}, "test")
+    Judged(path).put(key, {"loss": 1.5})
+    assert Judged(path).get(key) == {"loss": 1.5}
+    assert Judged(path).get(Judged.key({"weights": "b"}, "test")) is None
+    Judged(path).forget()
+    assert not path.exists() and Judged(path).get(key) is None
+
+
+@pytest.mark.parametrize("name", ["results.md", "results", "."])
+def test_a_report_that_would_overwrite_itself_is_refused(name):
+    with pytest.raises(UserError, match="a file name that ends in .json"):
+        evaluate_models.output_path(name)

@@ -10,14 +10,16 @@ from typing import Any
 from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation.arms import find_local
-from common.generation.local import LocalModel
+from common.generation.local import LocalArm, LocalModel
 from common.hardware import pick_device, pick_precision
+from common.methods import check_adapter
 from common.methods.kinds import WEIGHTS_FILE, kind_of
 from common.runs import read_json
 from common.settings import ROOT, DataSettings, EvaluationSettings
 
 BASE = "base"
 BASE_NF4 = "base in NF4"
+KINDS = {"qlora": "lora", "adapter": "adapter", "ptuning": "ptuning"}  # what evaluate_models.py's options take
 
 
 @dataclass
@@ -30,10 +32,10 @@ class Candidate:
     adapter: Path | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
 
-    def load(self) -> LocalModel:
-        """Return the model, to be loaded when first asked. UserError (78) when it was tuned on another base."""
+    def open(self, base_hashes: dict[str, str]) -> LocalModel:
+        """Return the model, to be loaded when first asked. ``base_hashes`` are those of the base's files."""
         model = LocalModel(self.base, self.precision, self.adapter)
-        model.require_base_of(self.manifest)
+        model.base_hashes = base_hashes  # once for all candidates: weights of a 7B take a while
         return model
 
     @cached_property
@@ -80,6 +82,41 @@ def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
     if len(plain) < len(found):
         rows.append(Candidate(BASE_NF4, found[0].base, "nf4"))
     return rows + found
+
+
+def check_candidates(candidates: Sequence[Candidate], base_hashes: dict[str, str], test: Loaded) -> None:
+    """Look at everything that may be wrong with a model, of all of them, before the weights of one are loaded.
+
+    Raises UserError: 78 for adapters that are of another base, or do not fit it; 65 for items that fill the context.
+    """
+    found: list[UserError] = []
+    conversations, sources = [list(item.prompt_messages) for item in test], [item.source for item in test]
+    for candidate in candidates:
+        model = candidate.open(base_hashes)
+        try:
+            if candidate.adapter:
+                _require_base(candidate, model)
+                check_adapter(candidate.adapter, candidate.base)
+            LocalArm(candidate.name, model).check(conversations, sources)
+        except UserError as error:
+            found.append(error)
+    if found:
+        raise UserError([problem for error in found for problem in error.problems], found[0].exit_code)
+
+
+def _require_base(candidate: Candidate, model: LocalModel) -> None:
+    """Raise UserError (78) unless the candidate was tuned on this base: by its run's record, else by name."""
+    if candidate.manifest.get("model", {}).get("files"):
+        model.require_base_of(candidate.manifest)
+        return
+    try:
+        named = find_local(str(candidate.adapter))[0]
+    except UserError as error:
+        print(f"warning: {candidate.name}: nothing tells whether it was tuned on this base: {error.problems[0].what}")
+        return
+    if named != candidate.base and LocalModel(named).base_hashes != model.base_hashes:
+        what = f"the adapter in {candidate.adapter} was tuned on {named}, not on {candidate.base}"
+        raise UserError(Problem(what, "models tuned on the base that is judged"), ExitCode.CONFIG)
 
 
 @dataclass(frozen=True)
@@ -136,7 +173,11 @@ def training_seconds(manifest: dict[str, Any]) -> float | None:
 
 def _open_tuned(name: str, spec: str, base: str | None) -> Candidate:
     folder = Path(spec)
-    kind_of(folder)
+    kind, wanted = kind_of(folder), KINDS.get(name)
+    if wanted and kind != wanted:
+        right = next(option for option, its_kind in KINDS.items() if its_kind == kind)
+        what = f"--{name}_model {spec} holds an adapter of kind {kind}"
+        raise UserError(Problem(what, f"one of kind {wanted}", f"--{right}_model takes it"), ExitCode.CONFIG)
     path = folder / "run.json"
     manifest = read_json(path) if path.is_file() else {}
     base_folder = find_local(base)[0] if base else find_local(spec)[0]

@@ -1,21 +1,57 @@
 """The measures of one model on the test items, and the report of all models, each beside the base."""
 
 import gc
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
+from common.chat import encode_examples
 from common.data import Loaded
-from common.evaluation.candidates import BASE, Candidate
+from common.errors import ExitCode, Problem, UserError
+from common.evaluation.candidates import BASE, Candidate, check_candidates
 from common.evaluation.recommending import Limits, recommend
 from common.evaluation.texts import MEASURES, corpus_bleu, score_texts
 from common.generation import Decoding, generate
-from common.generation.local import LocalArm
-from common.runs import utc_now
+from common.generation.local import LocalArm, LocalModel
+from common.manifest import describe_git, package_versions
+from common.models import hash_model_files, load_tokenizer
+from common.runs import read_json, utc_now, write_json
 from common.statistics import CONFIDENCE, RESAMPLES, PairedTest, mean_interval
 
 PAIRED = ("loss", *MEASURES)
+
+
+class Judged:
+    """The measures of models that are judged already, kept in a file until the report is written.
+
+    The key holds all that decides them: weights, adapter, precision, versions, items, decoding, this project's commit.
+    Without a path nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self._measures: dict[str, dict] = read_json(path) if path and path.is_file() else {}
+
+    @staticmethod
+    def key(*parts) -> str:
+        return hashlib.sha256(json.dumps([*parts, describe_git()["commit"]], sort_keys=True).encode()).hexdigest()
+
+    def get(self, key: str) -> dict | None:
+        return self._measures.get(key)
+
+    def put(self, key: str, measures: dict) -> None:
+        self._measures[key] = measures
+        if self.path:
+            write_json(self.path, self._measures)
+
+    def forget(self) -> None:
+        if self.path:
+            self.path.unlink(missing_ok=True)
 
 
 def judge(
@@ -25,13 +61,30 @@ def judge(
     limits: Limits,
     max_length_tokens: int,
     progress: Callable[[str, int, int], None],
+    judged: Judged,
 ) -> dict:
     """Judge all candidates, one in memory at a time, and return the report: metadata, items, models, differences,
-    recommendation. The first candidate is the base.
+    recommendation. The first candidate is the base. What is in ``judged`` is not measured again.
+
+    Raises UserError before any weight is loaded: 65 for fewer than two items, or items too long; 78 for models that do
+    not belong together.
     """
-    models = {
-        candidate.name: judge_one(candidate, test, decoding, max_length_tokens, progress) for candidate in candidates
-    }
+    if len(test) < 2:
+        raise UserError(Problem(f"{test.path}: {len(test)} item", "two or more to compare"), ExitCode.DATA)
+    base_hashes = hash_model_files(candidates[0].base)
+    check_candidates(candidates, base_hashes, test)
+    encoded = encode_examples(load_tokenizer(candidates[0].base), test.examples, max_length_tokens=max_length_tokens)
+    models = {}
+    for candidate in candidates:
+        identity = _arm(candidate, candidate.open(base_hashes)).identity
+        key = judged.key(identity, test.sha256, asdict(decoding), max_length_tokens)
+        measures = judged.get(key)
+        if measures is None:
+            measures = measure(candidate, candidate.open(base_hashes), encoded, test, decoding, progress)
+            gc.collect()  # one model in memory at a time
+            judged.put(key, measures)
+        head = {"kind": candidate.kind, "precision": candidate.precision}
+        models[candidate.name] = head | measures | candidate.costs()
     differences = compare_pairs(models)
     return {
         "metadata": _metadata(candidates, test, decoding, limits),
@@ -44,19 +97,16 @@ def judge(
     }
 
 
-def judge_one(candidate: Candidate, test: Loaded, decoding: Decoding, max_length_tokens: int, progress) -> dict:
+def measure(
+    candidate: Candidate, model: LocalModel, encoded: Sequence, test: Loaded, decoding: Decoding, progress
+) -> dict:
     """Return every measure of one model. Losses are in nats per answer token, texts are scored in [0, 1]."""
-    from common.chat import encode_examples
-
-    model = candidate.load()
-    arm = LocalArm(candidate.name, model, use_adapter=candidate.adapter is not None)
     conversations = [list(example.prompt_messages) for example in test]
-    arm.check(conversations, [example.source for example in test])
-    encoded = encode_examples(model.tokenizer, test.examples, max_length_tokens=max_length_tokens)
     loss_sums, token_counts = answer_losses(model.model, encoded, model.tokenizer.pad_token_id)
 
     begin = time.monotonic()
-    rows = generate(arm, conversations, decoding, progress=lambda done, total: progress(candidate.name, done, total))
+    told = partial(progress, candidate.name)
+    rows = generate(_arm(candidate, model), conversations, decoding, progress=told)
     seconds = time.monotonic() - begin
     answers = [row[0] for row in rows]
     texts, references = [answer.text for answer in answers], [example.completion for example in test]
@@ -64,11 +114,7 @@ def judge_one(candidate: Candidate, test: Loaded, decoding: Decoding, max_length
     tokens = sum(answer.completion_tokens for answer in answers)
     loss = sum(loss_sums) / sum(token_counts)
     items = {"loss": [s / n for s, n in zip(loss_sums, token_counts, strict=True)], **scores}
-    del model, arm
-    gc.collect()
     return {
-        "kind": candidate.kind,
-        "precision": candidate.precision,
         "loss": loss,
         "perplexity": math.exp(loss),
         "answer_tokens": sum(token_counts),
@@ -79,10 +125,13 @@ def judge_one(candidate: Candidate, test: Loaded, decoding: Decoding, max_length
         "empty": sum(answer.is_empty for answer in answers),
         "generated_tokens": tokens,
         "tokens_per_s": tokens / seconds,
-        **candidate.costs(),
         "item_scores": items,
         "answers": texts,
     }
+
+
+def _arm(candidate: Candidate, model: LocalModel) -> LocalArm:
+    return LocalArm(candidate.name, model, use_adapter=candidate.adapter is not None)
 
 
 def answer_losses(model, examples: Sequence, pad_token_id: int) -> tuple[list[float], list[int]]:
@@ -116,7 +165,6 @@ def paired_test(models: dict[str, dict], new: str, old: str, measure: str) -> Pa
 
 def _metadata(candidates: Sequence[Candidate], test: Loaded, decoding: Decoding, limits: Limits) -> dict:
     from common.hardware import describe
-    from common.manifest import describe_git, package_versions
 
     return {
         "created_at": utc_now(),

@@ -9,7 +9,10 @@ TRIED_ON = 8  # test items: their prompts and reference answers go through the m
 
 
 def check_merges(candidates: Sequence[Candidate], test: Loaded) -> dict[str, dict]:
-    """Return name → what merging changes, for each candidate that is LoRA. UserError (70) when it is another model."""
+    """Return name → what merging changes, for each candidate that is LoRA. UserError (70) when it is another model.
+
+    They are merged in the precision that the base is judged in, the first candidate's.
+    """
     from common.chat import encode_examples
     from common.methods.merging import merge_adapter
     from common.models import load_tokenizer
@@ -20,6 +23,12 @@ def check_merges(candidates: Sequence[Candidate], test: Loaded) -> dict[str, dic
             continue
         encoded = encode_examples(load_tokenizer(candidate.base), test.examples[:TRIED_ON], max_length_tokens=2048)
         texts = [example.input_ids for example in encoded]
-        merge = merge_adapter(candidate.base, candidate.adapter, texts, trained_on_nf4=candidate.precision == "nf4")
+        merge = merge_adapter(
+            candidate.base,
+            candidate.adapter,
+            texts,
+            precision=candidates[0].precision,
+            trained_on_nf4=candidate.precision == "nf4",
+        )
         found[candidate.name] = merge.as_dict()
     return found

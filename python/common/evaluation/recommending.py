@@ -7,6 +7,7 @@
 "Shown" is what :mod:`common.statistics` calls so: interval and sign-flip test together.
 """
 
+import math
 from dataclasses import dataclass
 
 from common.errors import ExitCode, Problem, UserError
@@ -26,9 +27,9 @@ class Limits:
 
     def __post_init__(self):
         problems = [
-            Problem(f"--{name} {value}", "above 0")
+            Problem(f"--{name} {value}", "above 0" if name.startswith("max") else "above 0 and at most 1")
             for name, value in vars(self).items()
-            if value is not None and not value > 0
+            if value is not None and not 0 < value <= (math.inf if name.startswith("max") else 1)
         ]
         if problems:
             raise UserError(problems, ExitCode.USAGE)
