@@ -51,8 +51,8 @@ train-ptuning: ## the same with p-tuning
 	@scripts/train.sh --default-recipe medical-ptuning
 pipeline: ## data, these three trainings and their evaluation; what is done is not done again (DATA= MODEL= OUTPUT= SMOKE=1)
 	@scripts/call.sh run_all DATA=--input_data MODEL=--model_name OUTPUT=--output_dir SMOKE=--smoke!
-search-rate: ## train a recipe once a learning rate and compare on its validation data (RECIPE= RATES="1e-4 3e-4" SMOKE=1)
-	@scripts/call.sh search_rate RECIPE=--recipe RATES=--rates SMOKE=--smoke!
+search-rate: ## train a recipe once a learning rate and compare on its validation data (RECIPE= RATES="1e-4 3e-4" SEEDS= SMOKE=1)
+	@scripts/call.sh search_rate RECIPE=--recipe RATES=--rates SEEDS=--seeds SMOKE=--smoke!
 
 ##@ Runs
 status: ## every run: state, progress, speed, time left, memory, last log lines (RUN= JSON=1)
@@ -71,8 +71,8 @@ soak: ## kill a training again and again, resume it, compare its bytes with an u
 	@scripts/call.sh soak KILLS=--kills SEED=--seed RECIPE=--recipe SMOKE=--smoke! SET=--set
 optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, or MODEL= TRAIN= OUTPUT=, PROPOSER=model METRIC=module:function)
 	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer METRIC=--metric
-evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= OUTPUT=)
-	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data OUTPUT=--output_file
+evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= BASE= OUTPUT= CHECK_MERGE=1 MAX_MEMORY_GIB= MAX_ADAPTER_MIB= MIN_TOKEN_F1=)
+	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data BASE=--base_model OUTPUT=--output_file CHECK_MERGE=--check_merge! MAX_MEMORY_GIB=--max_memory_gib MAX_ADAPTER_MIB=--max_adapter_mib MIN_TOKEN_F1=--min_token_f1
 bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
 	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)
