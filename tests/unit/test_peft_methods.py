@@ -128,6 +128,32 @@ def test_bottleneck_adapters_begin_as_the_base_on_every_layout_and_leave_without
     assert torch.equal(logits(model.remove()), plain)
 
 
+def test_adapters_that_do_not_fit_are_refused_and_those_there_stay(tiny_folder, tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = json.loads((tiny_folder / "config.json").read_text())
+    for name, changes in (("wider", {"hidden_size": 48, "head_dim": 12}), ("deeper", {"num_hidden_layers": 3})):
+        other = methods.add_method(MistralForCausalLM(MistralConfig(**config | changes)), METHODS["houlsby"], name)
+        methods.save_adapter(other, tmp_path / name)
+    model = add(tiny_folder, "houlsby")
+    train_a_little(model)
+    methods.save_adapter(model, tmp_path / "own")
+    trained = logits(model)
+    loaded = methods.load_adapter(load(tiny_folder), tmp_path / "own")
+    for name, reason in (
+        ("wider", "adapters of width 48, hidden states of 32"),
+        ("deeper", "8 tensors .* 2-mlp.down.bias"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            loaded.swap(tmp_path / name)
+        with pytest.raises(UserError, match="does not fit this model"):
+            methods.load_adapter(load(tiny_folder), tmp_path / name)
+        assert torch.equal(logits(loaded), trained)
+    loaded.swap(tmp_path / "own")
+    assert torch.equal(logits(loaded), trained)
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+
+
 def test_an_evaluation_in_between_takes_no_gradient_from_a_base_in_nf4(tiny_folder):
     """bitsandbytes would repack the weights at the first evaluation, for a kernel without a backward pass."""
 

@@ -62,15 +62,22 @@ class BottleneckModel(torch.nn.Module):
         self.base = base.requires_grad_(False)
         self._hf_peft_config_loaded = True  # so that transformers' Trainer lets a quantised base be trained on
         self.enabled = True
-        self._attach(config)
+        self._attach(config, self._build(config))
 
-    def _attach(self, config: BottleneckConfig) -> None:
-        self.adapter_config = config
-        self.adapters, self._hooks = torch.nn.ModuleDict(), []
+    def _build(self, config: BottleneckConfig) -> torch.nn.ModuleDict:
+        if config.width != self.base.config.hidden_size:
+            raise ValueError(f"adapters of width {config.width}, hidden states of {self.base.config.hidden_size}")
+        adapters = torch.nn.ModuleDict()
         for name, sublayer in find_places(self.base, config.placement):
-            device = next(sublayer.parameters()).device
-            self.adapters[name] = Bottleneck(config).to(device)
-            self._hooks.append(sublayer.register_forward_hook(self._hook(self.adapters[name])))
+            adapters[name] = Bottleneck(config).to(next(sublayer.parameters()).device)
+        return adapters
+
+    def _attach(self, config: BottleneckConfig, adapters: torch.nn.ModuleDict) -> None:
+        self.adapter_config, self.adapters = config, adapters
+        self._hooks = [
+            sublayer.register_forward_hook(self._hook(adapters[name]))
+            for name, sublayer in find_places(self.base, config.placement)
+        ]
 
     def _hook(self, adapter: Bottleneck):
         def adapt(_sublayer, _inputs, output):
@@ -113,21 +120,25 @@ class BottleneckModel(torch.nn.Module):
         return self.base
 
     def swap(self, folder: Path) -> None:
-        """Replace the adapters by those saved in ``folder``; the base stays. ValueError when they do not fit."""
+        """Replace the adapters by those saved in ``folder``; the base stays, and it goes on as it was: in training or
+        not, trainable or not. ValueError when they do not fit; those that are there then stay.
+        """
         config = read_config(folder)
+        adapters = self._build(config)
+        put(load_file(folder / "adapter_model.safetensors"), adapters)
+        adapters.requires_grad_(any(weight.requires_grad for weight in self.adapters.parameters()))
         self.remove()
-        self._attach(config)
-        self.put(load_file(folder / "adapter_model.safetensors"))
-        self.train(self.training)
+        self._attach(config, adapters.train(self.training))
 
-    def put(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Copy ``tensors`` into the adapters; ValueError unless names and shapes are theirs."""
-        own = self.adapters.state_dict()
-        shapes, given = ({name: tensor.shape for name, tensor in group.items()} for group in (own, tensors))
-        wrong = sorted(name for name in own.keys() | tensors.keys() if shapes.get(name) != given.get(name))
-        if wrong:
-            raise ValueError(f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
-        self.adapters.load_state_dict(tensors)
+
+def put(tensors: dict[str, torch.Tensor], adapters: torch.nn.ModuleDict) -> None:
+    """Copy ``tensors`` into the adapters; ValueError unless names and shapes are theirs."""
+    own = adapters.state_dict()
+    shapes, given = ({name: tensor.shape for name, tensor in group.items()} for group in (own, tensors))
+    wrong = sorted(name for name in own.keys() | tensors.keys() if shapes.get(name) != given.get(name))
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors are missing, unknown or of another shape, {wrong[0]} for one")
+    adapters.load_state_dict(tensors)
 
 
 def find_places(model, placement: str) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -175,7 +186,7 @@ save_state = save
 
 
 def load_state(model: BottleneckModel, folder: Path) -> None:
-    model.put(load_file(folder / "adapter_model.safetensors"))
+    put(load_file(folder / "adapter_model.safetensors"), model.adapters)
 
 
 def tensors(model: BottleneckModel) -> dict[str, torch.Tensor]:
