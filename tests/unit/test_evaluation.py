@@ -109,7 +109,8 @@ def test_the_report_is_written_with_every_figure(tmp_path):
     assert [path.name for path in paths] == ["results.json", "results.md", "results.png"]
     text = paths[1].read_text()
     assert text.startswith("# Recommended: qlora") and "| qlora | 1.000 |" in text and "98.0 % of the tokens" in text
-    assert "| qlora | loss (nats, lower is a gain) | +2.000 |" in text
+    assert "| qlora | loss (nats, lower is a gain) | +2.000 |" in text and "| qlora | ROUGE-L (points) |" in text
+    assert "\n\n## How" in text and "1.000 %" in text
     assert json.loads(paths[0].read_text())["recommendation"]["choice"] == "qlora"
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from common.report.formats import component_label, p_value, percent, points, span
+from common.report.formats import p_value, percent, points, span
 from common.report.page import open_templates
 from common.runs import write_json
 
 MIB = 2**20
 TABLE_WIDTH = 150
+# Of the answers one by one; the table's BLEU is that of all answers together.
+LABELS = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L", "bleu": "sentence BLEU"}
+LIMITS = {"max_memory_gib": "training memory (GiB)", "max_adapter_mib": "adapter (MiB)", "min_token_f1": "token F1"}
 
 
 def write_evaluation(report: dict, path: Path) -> list[Path]:
@@ -16,7 +19,8 @@ def write_evaluation(report: dict, path: Path) -> list[Path]:
     markdown, picture = path.with_suffix(".md"), path.with_suffix(".png")
     draw_evaluation(report, picture)
     template = open_templates(autoescape=False).get_template("evaluation.md")
-    text = template.render(report=report, rows=table_rows(report), head=HEADINGS, picture=picture.name, nats=nats)
+    words = {"head": HEADINGS, "labels": LABELS, "limits": LIMITS, "nats": nats}
+    text = template.render(report=report, rows=table_rows(report), picture=picture.name, **words)
     markdown.write_text(text, encoding="utf-8", errors="replace")
     write_json(path, report)  # last: where it is, the others are too
     return [path, markdown, picture]
@@ -38,7 +42,7 @@ def table_rows(report: dict) -> list[list[str]]:
             *(percent(model[measure]) for measure in ("exact_match", "token_f1", "rouge_l", "corpus_bleu")),
             f"{model['tokens_per_s']:.0f}",
             _known(model["trainable"], "{:,}"),
-            _known(model["share"], "{:.3%}"),
+            _known(model["share"] and 100 * model["share"], "{:.3f} %"),
             _known(model["adapter_bytes"] and model["adapter_bytes"] / MIB, "{:.2f} MiB"),
             _known(model["peak_gib"], "{:.2f} GiB"),
             _known(model["training_s"], "{:.0f} s"),
@@ -99,15 +103,17 @@ def draw_evaluation(report: dict, path: Path) -> None:
     gains.invert_yaxis()
     gains.set_title("Loss below the base's, 95 % interval (nats a token)", fontsize=11)
 
-    measures = ("exact_match", "token_f1", "rouge_l", "bleu")
     height = 0.8 / len(report["models"])
     for place, (name, model) in enumerate(report["models"].items()):
-        ys = [k + (place - (len(report["models"]) - 1) / 2) * height for k in range(len(measures))]
-        texts.barh(ys, [model[m] for m in measures], height * 0.9, color=colours[name], label=name)
-    texts.set_yticks(range(len(measures)), [component_label(measure) for measure in measures])
+        ys = [k + (place - (len(report["models"]) - 1) / 2) * height for k in range(len(LABELS))]
+        values = [100 * model[measure] for measure in LABELS]
+        bars = texts.barh(ys, values, height * 0.9, color=colours[name], label=name)
+        texts.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    texts.set_yticks(range(len(LABELS)), list(LABELS.values()))
     texts.invert_yaxis()
-    texts.set_xlim(0, 1)
-    texts.legend(frameon=False, fontsize=9)
+    highest = max(100 * model[measure] for model in report["models"].values() for measure in LABELS)
+    texts.set(xlim=(0, max(1.0, 1.15 * highest)), xlabel="% of the best possible")
+    figure.legend(*texts.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     texts.set_title("Answers beside references", fontsize=11)
 
     for name, model in report["models"].items():
@@ -116,6 +122,7 @@ def draw_evaluation(report: dict, path: Path) -> None:
             place = (model["adapter_bytes"] / MIB, model["loss"])
             sizes.annotate(name, place, xytext=(6, 6), textcoords="offset points", fontsize=9)
     sizes.axhline(report["models"]["base"]["loss"], color="#7b828c", lw=1, ls="--")
+    sizes.margins(x=0.25)
     sizes.set(xscale="log", xlabel="adapter on disk (MiB)", ylabel="loss (nats a token)")
     sizes.set_title("Loss against size; dashed: base", fontsize=11)
     for axes in (gains, texts, sizes):
