@@ -18,6 +18,7 @@ from common.pipeline.medical import METHODS, SHARED, plan_stages
 from common.pipeline.stages import Pipeline, Stage
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_TOKEN_OPTION = re.compile(r"--?((hf|hub|huggingface|auth|access|use[_-]auth)[_-]?)?token\b", re.IGNORECASE)
 
 
 def build_parser() -> CommandParser:
@@ -46,7 +47,7 @@ def main() -> int:
 
 def refuse_tokens(words: list[str]) -> None:
     """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
-    if any(_TOKEN.search(word) or re.match(r"--(hf[_-]?|auth[_-]?|use[_-]auth[_-])?token\b", word) for word in words):
+    if any(_TOKEN.search(word) or _TOKEN_OPTION.match(word) for word in words):
         remedy = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
         raise UserError(
             Problem("a token on the command line", "command lines can be read by others", remedy), ExitCode.USAGE
@@ -62,6 +63,9 @@ def report(stages: list[Stage], states: dict[str, dict], folder: Path) -> int:
         why = f"exit code {entry['exit_code']}" if entry.get("exit_code") else entry.get("needs", "")
         print(f"{stage.name:<11} {entry['state']:<9} {seconds:>8}  {why}".rstrip())
     print(f"state: {folder / 'pipeline.json'}")
+    if any(entry["state"] == "stopped" for entry in states.values()):
+        print("stopped: the same command goes on from here")
+        return ExitCode.STOPPED
     codes = [
         states[stage.name].get("exit_code") for stage in stages if states.get(stage.name, {}).get("state") == "failed"
     ]

@@ -3,6 +3,7 @@
 Run: pytest tests/unit/test_pipeline.py
 """
 
+import signal
 import sys
 
 import pytest
@@ -73,6 +74,70 @@ def test_a_stop_ends_the_pipeline_and_without_its_output_a_stage_has_failed(fold
     assert run(folder, nothing)[0] == {"nothing": "failed"}
 
 
+def run_stage(folder, code=0):
+    """A stage that makes a run, with a DONE.json of its own each time."""
+    text = (
+        f"import pathlib, time; place = pathlib.Path({str(folder / 'runs' / 'mine')!r}); place.mkdir(parents=True);"
+        f"(place / 'DONE.json').write_text(str(time.time_ns())); open({str(folder / 'ran')!r}, 'a').write('mine ');"
+        f"raise SystemExit({code})"
+    )
+    command = [sys.executable, "-c", text]
+    return Stage("mine", command, outputs=[folder / "runs" / "mine" / "DONE.json"], run="mine")
+
+
+def test_a_run_that_another_made_meanwhile_is_not_taken_for_the_own_one(folder):
+    assert run(folder, run_stage(folder))[1] == ["mine"]
+    assert run(folder, run_stage(folder))[1] == []
+    (folder / "runs" / "mine" / "DONE.json").write_text("somebody else's")
+    assert run(folder, run_stage(folder))[1] == ["mine"]
+    kept = [place for place in (folder / "runs").iterdir() if place.name.startswith("mine-")]
+    assert [(place / "DONE.json").read_text() for place in kept] == ["somebody else's"]
+
+
+def test_a_run_that_could_not_be_set_aside_is_not_resumed_later_as_if_it_were_the_own_one(folder, monkeypatch):
+    from common.pipeline import stages
+
+    def held(name):
+        raise UserError("run 'mine' is running", ExitCode.STOPPED)
+
+    monkeypatch.setattr(stages, "set_aside", held)
+    assert run(folder, run_stage(folder))[0] == {"mine": "stopped"}
+    place = folder / "runs" / "mine"
+    place.mkdir(parents=True)
+    (place / "run.json").write_text("{}")
+    monkeypatch.undo()
+    monkeypatch.setenv("RECETARIO_RUNS", str(folder / "runs"))
+    pipeline = Pipeline([run_stage(folder)], folder / "pipeline")
+    pipeline.state = read_json(folder / "pipeline" / "pipeline.json")["stages"]
+    key = pipeline._key(run_stage(folder), run_stage(folder).command)
+    assert not pipeline._can_resume(run_stage(folder), pipeline.state["mine"], key)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stage_that_the_user_ended_ends_the_pipeline(folder, number):
+    text = f"import os, signal; signal.signal({number:d}, signal.SIG_DFL); os.kill(os.getpid(), {number:d})"
+    states, ran = run(folder, Stage("ended", [sys.executable, "-c", text]), stage(folder, "never"))
+    assert (states, ran) == ({"ended": "stopped"}, [])
+
+
+def test_two_pipelines_do_not_share_a_folder(folder):
+    pipeline = Pipeline([stage(folder, "one")], folder / "pipeline")
+    with pipeline._hold_folder(), pytest.raises(UserError, match="another process runs the pipeline") as caught:
+        run(folder, stage(folder, "one"))
+    assert caught.value.exit_code == ExitCode.STOPPED and not (folder / "ran").exists()
+    assert run(folder, stage(folder, "one"))[1] == ["one"]
+
+
+def test_a_stop_is_told_by_the_exit_code(folder, capsys):
+    stages = [stage(folder, "stopped", code=75), stage(folder, "never")]
+    states = Pipeline(stages, folder / "pipeline").run()
+    assert run_all.report(stages, states, folder) == ExitCode.STOPPED
+    stages = [stage(folder, "bad", code=70), stage(folder, "worse", code=65)]
+    states = Pipeline(stages, folder / "pipeline").run()
+    assert run_all.report(stages, states, folder) == 70
+    assert "exit code 65" in capsys.readouterr().out
+
+
 def plan(folder, *words):
     args = run_all.build_parser().parse_args(["--smoke", *words])
     return {stage.name: stage for stage in plan_stages(args, folder / "out")}
@@ -90,13 +155,74 @@ def test_the_options_reach_the_commands_they_are_for(folder):
     ]
 
 
+def test_wrong_numbers_are_all_named_before_a_stage_begins(folder):
+    with pytest.raises(UserError) as caught:
+        plan(folder, "--num_epochs=-1", "--lora_r=x", "--adapter_size=0", "--num_virtual_tokens=1.5")
+    text = str(caught.value)
+    assert caught.value.exit_code == ExitCode.CONFIG and len(caught.value.problems) == 4
+    assert all(flag in text for flag in ("--num_epochs", "--lora_r", "--adapter_size", "--num_virtual_tokens"))
+    assert list(plan(folder, "--lora_r=x", "--skip_qlora", "--skip_evaluation", "--skip_data_prep"))
+
+
+def test_splits_of_the_users_own_are_not_overwritten(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "train.jsonl").write_text("{}")
+    with pytest.raises(UserError, match="holds train.jsonl, not made by .*--skip_data_prep trains on it") as caught:
+        plan(folder, "--processed_data_dir", str(folder / "mine"))
+    assert caught.value.exit_code == ExitCode.CANNOT_CREATE
+    assert "data" not in plan(folder, "--processed_data_dir", str(folder / "mine"), "--skip_data_prep")
+    (folder / "mine" / "dataset_card.json").write_text("{}")
+    assert "data" in plan(folder, "--processed_data_dir", str(folder / "mine"))
+
+
+def test_what_changes_is_done_again_with_what_depends_on_it_and_nothing_else(folder):
+    data, runs = folder / "runs" / "data", folder / "runs"
+    splits = [data / "medical_qa-smoke" / f"{part}.jsonl" for part in ("train", "validation", "test")]
+    weights = [runs / f"medical-{name}-smoke" / "adapter_model.safetensors" for name in run_all.METHODS]
+    source = data / "medical" / "medical_qa.jsonl"
+    for path in (source, *splits, *weights):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("as it was")
+    (splits[0].parent / "dataset_card.json").write_text("{}")
+
+    def keys(*words):
+        pipeline = Pipeline([], folder)
+        return {name: pipeline._key(stage, stage.command) for name, stage in plan(folder, *words).items()}
+
+    def changed(*words):
+        return {name for name, key in keys(*words).items() if key != before[name]}
+
+    before = keys()
+    assert changed() == set()
+    assert changed("--adapter_size", "8") == {"adapter"}
+    assert changed("--num_epochs", "2") == set(run_all.METHODS)
+    for path, expected in (
+        (source, {"data"}),
+        (splits[0], set(run_all.METHODS)),
+        (splits[1], set(run_all.METHODS)),
+        (splits[2], {"evaluation"}),
+        (weights[1], {"evaluation"}),
+    ):
+        path.write_text("another")
+        assert changed() == expected, path
+        path.write_text("as it was")  # what is touched but the same has not changed
+        assert changed() == set()
+
+
+def test_each_output_folder_has_runs_of_its_own(folder):
+    names = {plan(folder, "--output_dir", str(folder / name))["qlora"].run for name in ("one", "two, or so")}
+    assert names == {"medical-qlora-smoke-one", "medical-qlora-smoke-two--or-so"}
+    assert plan(folder)["qlora"].run == "medical-qlora-smoke"
+
+
 def test_what_is_skipped_is_left_out_and_own_data_need_no_questions(folder):
     assert list(plan(folder, "--skip_data_prep", "--skip_qlora", "--skip_evaluation")) == ["adapter", "ptuning"]
     assert "questions" not in plan(folder, "--input_data", "mine.jsonl")
 
 
 @pytest.mark.parametrize(
-    "words", [["--token", "x"], ["--hf_token=x"], ["--model_name=hf_abcdefgh1234"], ["--use_auth_token"]]
+    "words",
+    [["--token", "x"], ["--hf_token=x"], ["--HF-TOKEN=x"], ["--model_name=hf_abcdefgh1234"], ["--use_auth_token"]],
 )
 def test_a_token_on_the_command_line_is_refused_and_not_repeated(words):
     with pytest.raises(UserError, match="a token on the command line.*HF_TOKEN") as caught:

@@ -1,24 +1,60 @@
 """The stages of the medical methods: questions, data, three trainings, one evaluation."""
 
 import argparse
+import re
 from pathlib import Path
 
 from common import models, runs
-from common.errors import UserError
+from common.errors import ExitCode, Problem, UserError
+from common.methods.kinds import WEIGHTS_FILE
+from common.options import MEDICAL_OPTIONS
 from common.pipeline.stages import Stage
 from common.runs import launch
 from common.settings import ModelSettings, load_recipe, recipe_files
 
-METHODS = {"qlora": ("--lora_r", "--lora_alpha"), "adapter": ("--adapter_size",), "ptuning": ("--num_virtual_tokens",)}
-SHARED = ("--model_name", "--num_epochs", "--batch_size", "--learning_rate", "--max_length", "--seed")
+METHODS = {
+    "qlora": {"--lora_r": "method.rank", "--lora_alpha": "method.alpha"},
+    "adapter": {"--adapter_size": "method.size"},
+    "ptuning": {"--num_virtual_tokens": "method.virtual_tokens"},
+}
+_SHARED = ("--model_name", "--num_epochs", "--batch_size", "--learning_rate", "--max_length", "--seed")
+SHARED = {flag: MEDICAL_OPTIONS[flag] for flag in _SHARED}
 
 
 def plan_stages(args: argparse.Namespace, folder: Path) -> list[Stage]:
-    """Return the stages that the options of run_all.py ask for; the evaluation is written into ``folder``."""
-    suffix = "-smoke" if args.smoke else ""
-    splits = Path(args.processed_data_dir or runs.runs_dir() / "data" / f"medical_qa{suffix}").absolute()
+    """Return the stages that the options of run_all.py ask for; the evaluation is written into ``folder``.
+
+    Raises UserError (78) for every number that is out of range, before any stage is begun.
+    """
+    _check_numbers(args)
+    suffix = ("-smoke" if args.smoke else "") + _own_suffix(args.output_dir)
+    default = runs.runs_dir() / "data" / ("medical_qa" + "-smoke" * args.smoke)
+    splits = Path(args.processed_data_dir or default).absolute()
     stages = [*_data_stages(args, splits), *_training_stages(args, splits, suffix)]
     return stages if args.skip_evaluation else [*stages, _evaluation_stage(args, splits, folder, suffix)]
+
+
+def _check_numbers(args) -> None:
+    problems = {}
+    for method, own in METHODS.items():
+        if not getattr(args, f"skip_{method}"):
+            try:
+                load_recipe(f"medical-{method}", _given(args, SHARED | own), smoke=args.smoke)
+            except UserError as error:
+                problems |= {str(problem): problem for problem in error.problems}
+    if problems:
+        raise UserError(problems.values(), ExitCode.CONFIG)
+
+
+def _given(args, flags: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Return setting → (value, flag) of those ``flags`` (flag → setting) that were given."""
+    values = {flag: getattr(args, flag.removeprefix("--")) for flag in flags}
+    return {flags[flag]: (value, flag) for flag, value in values.items() if value is not None}
+
+
+def _own_suffix(output: str | None) -> str:
+    """Return what tells the runs of one --output_dir from those of another, in the one place that lists them all."""
+    return "-" + re.sub(r"[^A-Za-z0-9._-]", "-", Path(output).absolute().name)[:30] if output else ""
 
 
 def _data_stages(args, splits: Path) -> list[Stage]:
@@ -37,6 +73,12 @@ def _data_stages(args, splits: Path) -> list[Stage]:
     words += [f"--seed={args.seed}"] if args.seed else []
     command = launch.command_line("python/prepare_dataset.py", *words, "--force")
     outputs = [splits / f"{part}.jsonl" for part in ("train", "validation", "test")]
+    foreign = [path.name for path in outputs if path.exists() and not (splits / "dataset_card.json").is_file()]
+    if foreign:
+        what = f"{splits} holds {', '.join(foreign)}, not made by prepare_dataset.py"
+        allowed = "only what was made here is made anew"
+        remedy = "--skip_data_prep trains on it; or another --processed_data_dir"
+        raise UserError(Problem(what, allowed, remedy), ExitCode.CANNOT_CREATE)
     needs = [] if args.input_data else ["questions"]
     return [*stages, Stage("data", command, inputs=[source], outputs=outputs, needs=needs)]
 
@@ -48,15 +90,14 @@ def _training_stages(args, splits: Path, suffix: str) -> list[Stage]:
             continue
         recipe, run = f"medical-{method}", _run_name(method, suffix)
         words = ["--recipe", recipe, "--run", run, f"--data_path={splits}"] + ["--smoke"] * args.smoke
-        values = {flag: getattr(args, flag.removeprefix("--")) for flag in (*SHARED, *own)}
-        words += [f"{flag}={value}" for flag, value in values.items() if value is not None]
+        words += [f"{flag}={value}" for value, flag in _given(args, SHARED | own).values()]
         words += [f"--output_dir={Path(args.output_dir).absolute() / method}"] if args.output_dir else []
         inputs = [*recipe_files(recipe, smoke=args.smoke), splits / "train.jsonl", splits / "validation.jsonl"]
         model = load_recipe(recipe, smoke=args.smoke).model
         inputs += _model_files(args.model_name or model.name, None if args.model_name else model.revision)
         command = launch.command_line(f"python/train_{method}.py", *words)
         needs = [] if args.skip_data_prep else ["data"]
-        outputs = [runs.runs_dir() / run / "DONE.json"]
+        outputs = [runs.runs_dir() / run / name for name in ("DONE.json", "adapter_config.json", WEIGHTS_FILE)]
         stages.append(Stage(method, command, inputs=inputs, outputs=outputs, needs=needs, run=run))
     return stages
 
@@ -76,7 +117,7 @@ def _evaluation_stage(args, splits: Path, folder: Path, suffix: str) -> Stage:
     def name_models(done: set[str]) -> list[str]:
         return [f"--{method}_model={places[method]}" for method in METHODS if method in done | there]
 
-    inputs = [test, *(place / "adapter_model.safetensors" for place in places.values())]
+    inputs = [test, *(place / WEIGHTS_FILE for place in places.values())]
     any_of = () if there else tuple(METHODS)
     return Stage("evaluation", command, inputs=inputs, outputs=[report], any_of=any_of, extra=name_models)
 

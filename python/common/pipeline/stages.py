@@ -4,11 +4,16 @@ A stage is a command of this project in a process of its own, so that a failure,
 there. What became of each is kept in pipeline.json, from which the next call goes on.
 """
 
+import fcntl
 import hashlib
 import json
+import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from common import runs
@@ -18,6 +23,7 @@ from common.runs import launch, utc_now
 
 STATE_FILE = "pipeline.json"
 _HASHED_BYTES = 2**26  # larger files, weights of a large model, are told apart by size and time
+_ENDED_BY_USER = (ExitCode.STOPPED, 128 + signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 @dataclass
@@ -44,21 +50,46 @@ class Pipeline:
 
     def __init__(self, stages: Sequence[Stage], folder: Path):
         self.stages, self.folder = list(stages), folder
-        path = folder / STATE_FILE
-        self.state: dict[str, dict] = runs.read_json(path)["stages"] if path.is_file() else {}
+        self.state: dict[str, dict] = {}
 
     def run(self) -> dict[str, dict]:
-        """Run what is to be done and return name → state, exit code, seconds of every stage."""
+        """Run what is to be done and return name → state, exit code, seconds of every stage.
+
+        Raises UserError: 75 while another process runs this pipeline, 73 when its folder cannot be written.
+        """
         done: set[str] = set()
-        for number, stage in enumerate(self.stages, start=1):
-            entry = self._run_stage(stage, done, f"[{number}/{len(self.stages)}] {stage.name}")
-            self.state[stage.name] = entry
-            self._write()
-            if entry["state"] == "done":
-                done.add(stage.name)
-            if entry.get("exit_code") == ExitCode.STOPPED:
-                break
+        begin = time.monotonic()
+        with self._hold_folder():
+            for number, stage in enumerate(self.stages, start=1):
+                spent = timedelta(seconds=round(time.monotonic() - begin))
+                entry = self._run_stage(stage, done, f"[{number}/{len(self.stages)}, {spent}] {stage.name}")
+                self.state[stage.name] = entry
+                self._write()
+                if entry["state"] == "done":
+                    done.add(stage.name)
+                if entry["state"] == "stopped":
+                    break
         return {stage.name: self.state[stage.name] for stage in self.stages if stage.name in self.state}
+
+    @contextmanager
+    def _hold_folder(self) -> Iterator[None]:
+        """Keep other pipelines out of the folder, and read what the last one left there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            what = f"cannot write in {self.folder}: {error.strerror}"
+            raise UserError(Problem(what, next_step="choose another folder"), ExitCode.CANNOT_CREATE) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = self.folder / STATE_FILE
+            self.state = runs.read_json(path)["stages"] if path.is_file() else {}
+            yield
+        except BlockingIOError:
+            what = f"another process runs the pipeline in {self.folder}"
+            raise UserError(Problem(what, "one at a time", "wait for it, or --output_dir"), ExitCode.STOPPED) from None
+        finally:
+            os.close(descriptor)
 
     def _run_stage(self, stage: Stage, done: set[str], label: str) -> dict:
         missing = [name for name in stage.needs if name not in done]
@@ -69,32 +100,38 @@ class Pipeline:
         command = [*stage.command, *stage.extra(done)]
         before = self.state.get(stage.name, {})
         key = self._key(stage, command)
-        if before.get("key") == key and before["state"] == "done" and all(path.exists() for path in stage.outputs):
+        if before.get("key") == key and before["state"] == "done" and self._is_as_left(stage, before):
             print(f"{label}: done already", flush=True)
             return before
-        print(f"{label}: {'goes on' if self._can_resume(stage, before, key) else 'begins'}", flush=True)
-        self.state[stage.name] = {"state": "running", "key": key, "started_at": utc_now()}
-        self._write()
+        resume = self._can_resume(stage, before, key)
+        print(f"{label}: {'goes on' if resume else 'begins'}", flush=True)
         begin = time.monotonic()
         try:
-            code = launch.run_here(self._command(stage, command, before, key))
+            if resume:
+                command = [*command[:2], "--resume", "--run", stage.run]
+            elif stage.run:
+                set_aside(stage.run)  # before the key is written: whoever finds the key may resume the run
+            self.state[stage.name] = {"state": "running", "key": key, "started_at": utc_now()}
+            self._write()
+            code = launch.run_here(command)
         except UserError as error:
             print_error(error)
-            code = int(error.exit_code)
+            key, code = None, int(error.exit_code)
         seconds = round(time.monotonic() - begin, 1)
         missing_files = [str(path) for path in stage.outputs if not path.exists()]
-        state = "done" if code == 0 and not missing_files else "stopped" if code == ExitCode.STOPPED else "failed"
+        state = "done" if code == 0 and not missing_files else "stopped" if code in _ENDED_BY_USER else "failed"
         print(f"{label}: {state} after {seconds:.0f} s" + (f", exit code {code}" if code else ""), flush=True)
-        return {"state": state, "key": key, "exit_code": code, "seconds": seconds, "ended_at": utc_now()}
+        entry = {"state": state, "key": key, "exit_code": code, "seconds": seconds, "ended_at": utc_now()}
+        return entry | ({"left": self._digests(stage)} if state == "done" and stage.run else {})
 
-    def _command(self, stage: Stage, command: list[str], before: dict, key: str) -> list[str]:
-        """The stage's own command; of an interrupted run, unchanged, the one that carries it on."""
-        if stage.run is None:
-            return command
-        if self._can_resume(stage, before, key):
-            return [*command[:2], "--resume", "--run", stage.run]
-        set_aside(stage.run)
-        return command
+    def _is_as_left(self, stage: Stage, before: dict) -> bool:
+        """Are the outputs there, and those of a run the very ones that this pipeline made?"""
+        if not all(path.exists() for path in stage.outputs):
+            return False
+        return "left" not in before or before["left"] == self._digests(stage)
+
+    def _digests(self, stage: Stage) -> dict[str, str]:
+        return {path.name: _digest(path) for path in stage.outputs}
 
     def _can_resume(self, stage: Stage, before: dict, key: str) -> bool:
         if stage.run is None or before.get("key") != key:
@@ -108,7 +145,6 @@ class Pipeline:
         return hashlib.sha256(json.dumps([command[1:], files], sort_keys=True).encode()).hexdigest()
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         runs.write_json(self.folder / STATE_FILE, {"updated_at": utc_now(), "stages": self.state})
 
 
