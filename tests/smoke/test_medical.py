@@ -95,3 +95,28 @@ def test_the_pipeline_trains_judges_and_does_nothing_twice(trainings):
 
     code, output = trainings.run("--smoke", command="run_all")
     assert code == 0 and output.count("done already") == 6, output
+
+    limited = ("--adapter_model", "medical-adapter-smoke", "--ptuning_model", "medical-ptuning-smoke")
+    limited = [str(trainings.folder / word) if word.startswith("medical") else word for word in limited]
+    rows = (trainings.folder / "data" / "medical_qa-smoke" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "test.json").write_text(json.dumps([json.loads(row) for row in rows[:30]]), encoding="utf-8")
+    words = ("--test_data", str(folder / "test.json"), "--output_file", str(folder / "small.json"))
+    code, output = trainings.run(*limited, *words, "--max_adapter_mib", "0.5", command="evaluate_models")
+    assert code == 0, output
+    small = trainings.read("pipeline-smoke", "small.json")
+    assert small["recommendation"]["choice"] == "ptuning" != report["recommendation"]["choice"]
+    assert "adapter on disk" in small["recommendation"]["excluded"]["adapter"][0]
+    assert small["metadata"]["test"]["examples"] == 30 and not (folder / "small.partial.json").exists()
+
+
+def test_a_search_trains_each_rate_once_and_says_which_is_best(trainings, splits):
+    search = ("--recipe", "medical-adapter", "--smoke", "--data_path", str(splits), "--rates", "1e-4", "1e-2")
+    search += ("--set", "training.max_steps=2", "--set", "training.warmup_steps=0")
+    for again in (0, 2):
+        code, output = trainings.run(*search, command="search_rate")
+        assert code == 0, output
+        assert output.count("done already") == again
+        assert "0.01" in next(line for line in output.splitlines() if line.endswith("<- best"))
+    rows = json.loads((trainings.folder / "bench" / "rate-medical-adapter-smoke.json").read_text())["rates"]
+    assert [row["learning_rate"] for row in rows] == [1e-4, 1e-2]
+    assert rows[1]["eval_loss"] < rows[0]["eval_loss"]
