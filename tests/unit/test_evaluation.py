@@ -113,6 +113,9 @@ def test_the_report_is_written_with_every_figure(tmp_path):
     assert "\n\n## How" in text and "1.000 %" in text
     assert json.loads(paths[0].read_text())["recommendation"]["choice"] == "qlora"
     assert paths[2].read_bytes().startswith(b"\x89PNG")
+    report.pop("merge")  # nobody asked for it
+    assert "Written into the weights" in text
+    assert "Written into the weights" not in write_evaluation(report, tmp_path / "plain.json")[1].read_text()
 
 
 def test_the_loss_of_an_item_is_that_of_its_answer_alone(tiny_model):
