@@ -2,7 +2,14 @@
 # Activate the project's environment in this shell, and say what it holds: source scripts/activate_env.sh
 
 # Sourced, so it must not change the shell's options nor leave names behind; run, it could not activate anything.
-if [ "${BASH_SOURCE[0]:-$0}" = "$0" ]; then
+# bash tells which file this is in BASH_SOURCE, zsh in $0, and that it is sourced in ZSH_EVAL_CONTEXT.
+RECETARIO_SOURCED=""
+if [ -n "${ZSH_VERSION:-}" ]; then
+  case ${ZSH_EVAL_CONTEXT:-} in *:file) RECETARIO_SOURCED=$0 ;; esac
+elif [ "${BASH_SOURCE[0]:-$0}" != "$0" ]; then
+  RECETARIO_SOURCED=${BASH_SOURCE[0]}
+fi
+if [ -z "$RECETARIO_SOURCED" ]; then
   case ${1:-} in
   -h | --help)
     printf 'usage: scripts/activate_env.sh (to be sourced: source scripts/activate_env.sh)\n\nActivates .venv in this shell; prints versions and devices.\n'
@@ -19,7 +26,7 @@ fi
 
 recetario_activate() {
   local root
-  root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+  root=$(cd -- "$(dirname -- "$RECETARIO_SOURCED")/.." && pwd)
   if [ ! -f "$root/.venv/bin/activate" ]; then
     printf 'error: there is no environment in %s — make setup\n' "$root/.venv" >&2
     return 69
@@ -29,4 +36,11 @@ recetario_activate() {
   python "$root/python/debug_model.py" --environment
 }
 
-recetario_activate
+if recetario_activate; then
+  unset -v RECETARIO_SOURCED
+  unset -f recetario_activate
+else
+  unset -v RECETARIO_SOURCED
+  unset -f recetario_activate
+  return 69
+fi

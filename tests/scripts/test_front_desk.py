@@ -60,6 +60,28 @@ def test_odd_surroundings(clone, locale):
 # make
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_environment_is_activated_in_the_shell_that_sources_it(clone, shell):
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    script = f"'{clone.root}/scripts/activate_env.sh'"
+    ask = f"cd /; set -u; source {script}; echo code $? in $VIRTUAL_ENV_PROMPT; typeset -f recetario_activate"
+    answer = clone.run(shell, "-c", ask, VIRTUAL_ENV_PROMPT="none")
+    assert answer.stdout == "code 69 in none\n" and "make setup" in answer.stderr
+
+    (clone.root / ".venv" / "bin").mkdir(parents=True)
+    (clone.root / ".venv" / "bin" / "activate").write_text(
+        f"VIRTUAL_ENV_PROMPT=ours; PATH='{clone.root}/.venv/bin':$PATH"
+    )
+    (clone.root / ".venv" / "bin" / "python").write_text('#!/bin/sh\necho "python ${1##*/} $2"\n')
+    (clone.root / ".venv" / "bin" / "python").chmod(0o755)
+    answer = clone.run(shell, "-c", ask, VIRTUAL_ENV_PROMPT="none")
+    assert answer.stdout == "python debug_model.py --environment\ncode 0 in ours\n", answer.stderr
+
+    answer = clone.run(shell, f"{clone.root}/scripts/activate_env.sh")
+    assert answer.returncode == 64 and "must be sourced" in answer.stderr
+
+
 def test_help_lists_every_target_with_a_text(clone):
     listed = dict(re.findall(r"^  ([a-z0-9-]+)  +(\S.*)$", clone.run("make").stdout, re.MULTILINE))
     assert sorted(listed) == sorted(TARGETS) and len(TARGETS) > 15
