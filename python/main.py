@@ -16,8 +16,11 @@ from common.options import recipe_parser
 OPTIONS = {
     "--deepspeed": "training.deepspeed",
     "--model": "model.name",
+    "--base-model": "model.name",
     "--data": "data.train",
+    "--train": "data.train",
     "--validation": "data.validation",
+    "--val": "data.validation",
     "--output": "output.folder",
     "--epochs": "training.epochs",
     "--batch-size": "training.micro_batch",

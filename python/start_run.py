@@ -30,6 +30,7 @@ def main() -> int:
 
     if options.foreground:
         return train_here(team, words, recipe, name)
+    launching.refuse_lone_background(team)
     runs.check_available(name, options.output)
     launch.check_first(launch.command_line(*words, *team.settings()))
 
@@ -40,7 +41,7 @@ def main() -> int:
             raise UserError(Problem(what, "one process", "make resume carries such a run on"), ExitCode.USAGE)
         keeper = ("--run", name, "--max-restarts", str(options.max_restarts))
         command = launch.command_line("python/keep_running.py", *keeper, *words)
-    pid = launch.start_in_background(command, name)
+    pid = launch.start_in_background(command, name, team.carry)
     print(describe_start(name, pid))
     return ExitCode.OK
 

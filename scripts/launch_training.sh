@@ -18,10 +18,12 @@ Variables, as given to make:
   SMOKE=1           the demo model, a few steps, two ranks on the CPU
   HOSTFILE          several nodes, started from here over ssh with pdsh: one line a node, HOST slots=N
   NODE_RANK         with HOSTFILE, MASTER_ADDR and MASTER_PORT: this node only; start the same on every node
+  RESUME=1          carry on the run RUN, with as many ranks as it had
   RUN, OUTPUT       name of the run; another folder for it
   TRAIN, VAL        data files (default: sample data)
   MODEL, REVISION   a model folder, or a name that was downloaded
   RECIPE            another DeepSpeed recipe
+  SET               any setting, as in SET=data.allow_leak=true
 
   scripts/launch_training.sh --epochs 3 --learning-rate 5e-5
   make train-h100 NUM_GPUS=4 BACKGROUND=1
@@ -36,13 +38,10 @@ main() {
     ;;
   esac
   local place=(--foreground) recipe=${RECIPE:-frida-h100}
-  case ${BACKGROUND:-0} in
-  1) place=() ;;
-  0) ;;
-  *) die "$EX_USAGE" "BACKGROUND=$BACKGROUND" "BACKGROUND is 1 or 0" ;;
-  esac
+  if is_on BACKGROUND; then place=(); fi
+  if is_on RESUME; then resume "$@"; fi
   read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--data VAL=--validation MODEL=--model \
-    NUM_GPUS=--num-gpus HOSTFILE=--hostfile NODE_RANK=--node-rank MASTER_ADDR=--master-addr MASTER_PORT=--master-port
+    SET=--set MAX_RESTARTS=--max-restarts "${TEAM_VARIABLES[@]}"
   if [ -n "${REVISION:-}" ]; then OPTIONS+=(--set "model.revision=$REVISION"); fi
 
   stage "environment"
@@ -53,13 +52,20 @@ main() {
     ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
 }
 
+# A run keeps its settings: what else is given is refused by the command.
+resume() {
+  read_variables RUN=--run OUTPUT=--output TRAIN=--data VAL=--validation MODEL=--model SET=--set "${TEAM_VARIABLES[@]}"
+  use_python
+  exec "$PYTHON_BIN" python/resume_run.py ${place[@]+"${place[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
+}
+
 # Sources, then Mistral's format, then splits: each step only where its result is missing.
 make_data() {
   local folder=${RECETARIO_RUNS:-runs}/data/frida-h100
   if [ -f "$folder/train.jsonl" ] && [ -f "$folder/validation.jsonl" ]; then return; fi
   stage "data"
   if [ ! -f "$folder/formatted_data.jsonl" ]; then
-    if [ ! -d "$folder/raw" ]; then "$PYTHON_BIN" python/make_data.py --recipe frida-h100; fi
+    if [ ! -d "$folder/raw" ]; then "$PYTHON_BIN" python/make_data.py --recipe frida-h100 --output "$folder/raw"; fi
     "$PYTHON_BIN" python/format.py --input "$folder/raw" --output "$folder/formatted_data.jsonl"
   fi
   "$PYTHON_BIN" python/prepare_dataset.py --input_data "$folder/formatted_data.jsonl" --output_dir "$folder"

@@ -7,6 +7,11 @@
 # shellcheck disable=SC2034  # not every script uses every code
 readonly EX_USAGE=64 EX_NOINPUT=66 EX_UNAVAILABLE=69
 
+# Where the ranks of a DeepSpeed recipe run, for read_variables.
+# shellcheck disable=SC2034
+readonly TEAM_VARIABLES=(NUM_GPUS=--num-gpus HOSTFILE=--hostfile NODE_RANK=--node-rank MASTER_ADDR=--master-addr
+  MASTER_PORT=--master-port)
+
 say() { printf '%s\n' "$*" >&2; }
 
 # die CODE "what was wrong" ["what is allowed"] ["next step"]
@@ -58,6 +63,15 @@ read_variables() {
     *) OPTIONS+=("$option=${!variable}") ;;
     esac
   done
+}
+
+# is_on VARIABLE is true when the user has set it to 1.
+is_on() {
+  case ${!1:-0} in
+  1) return 0 ;;
+  0) return 1 ;;
+  *) die "$EX_USAGE" "$1=${!1}" "$1 is 1 or 0" ;;
+  esac
 }
 
 # need_value "$@" fails when the option in $1 has no value in $2.

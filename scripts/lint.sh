@@ -44,7 +44,7 @@ main() {
   local failed=0
   ruff check . || failed=1
   ruff format --check . || failed=1
-  shellcheck --external-sources scripts/*.sh .ci/run || failed=1
+  shellcheck --external-sources scripts/*.sh scripts/*.slurm .ci/run || failed=1
   shfmt -d -i 2 scripts .ci || failed=1
   list_files | xargs -0 scripts/lint.sh --secrets || failed=1
   return "$failed"

@@ -19,7 +19,8 @@ returns when it has begun. Options that are not listed go to the recipe's comman
 Variables, as given to make: RECIPE, RUN (name of the run), TRAIN and VAL (data files), MODEL (folder, or a name
 that was downloaded), REVISION, OUTPUT (another folder for the run), SET (any setting, as in
 SET=data.allow_leak=true), SMOKE=1 (the demo model and a few steps), MAX_RESTARTS (in the background: how often a killed
-training is carried on, if it gets further each time).
+training is carried on, if it gets further each time). For a DeepSpeed recipe also NUM_GPUS, HOSTFILE, NODE_RANK,
+MASTER_ADDR and MASTER_PORT: see scripts/launch_training.sh --help.
 Paths are relative to the project.
 
   scripts/train.sh --recipe ba-cpu --run mine --train mine.jsonl --epochs 2
@@ -56,7 +57,7 @@ main() {
     die "$EX_USAGE" "no recipe given" "recipes: $(list_recipes)" "make train RECIPE=NAME"
   fi
   read_variables RUN=--run OUTPUT=--output SMOKE=--smoke! TRAIN=--train VAL=--val MODEL=--base-model SET=--set \
-    MAX_RESTARTS=--max-restarts
+    MAX_RESTARTS=--max-restarts "${TEAM_VARIABLES[@]}"
   if [ -n "${REVISION:-}" ]; then OPTIONS+=(--set "model.revision=$REVISION"); fi
   set_up_python
   exec "$PYTHON_BIN" python/start_run.py ${place[@]+"${place[@]}"} --recipe "$recipe" \

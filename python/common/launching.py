@@ -7,6 +7,7 @@ Where the processes run (GPUs here, a hostfile, a node of several launchers) is 
 import argparse
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,13 +20,17 @@ from typing import Any
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError
-from common.ranks import WATCHED_VARIABLE, require_deepspeed
+from common.orphans import WATCHED_VARIABLE
+from common.ranks import require_deepspeed
 from common.runs import launch
 from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
-from common.settings import Recipe, TrainingSettings
+from common.settings import ROOT, Recipe, TrainingSettings
 
-_HOST_LINE = re.compile(r"(\S+)\s+slots=(\d+)")
+_HOST_LINE = re.compile(r"(\w[\w.:@-]*)\s+slots=(\d+)")
+_CARRIED = {*launch.TRAINING_ENVIRONMENT, "DS_ACCELERATOR", "OMP_NUM_THREADS"}
+_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_SSH_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Team:
     master_addr: str | None = None
     master_port: int | None = None
 
+    @property
+    def over_ssh(self) -> bool:
+        """True when this launcher starts the ranks of every node of the hostfile."""
+        return self.hostfile is not None and self.node_rank is None
+
     def settings(self) -> list[str]:
         """Return the options that tell a training command's check how many ranks there will be."""
         if not self.launcher:
@@ -52,7 +62,7 @@ class Team:
         plain = launch.command_line(script, *arguments)
         if not self.launcher:
             return plain
-        port = self.master_port or _free_port()
+        port = self.master_port or free_port()
         words = [plain[0], "-m", "deepspeed.launcher.runner", "--log_level", "error", "--master_port", str(port)]
         if self.hostfile:
             words += ["--hostfile", str(self.hostfile)]
@@ -60,7 +70,21 @@ class Team:
             words += ["--no_ssh", "--node_rank", str(self.node_rank)]
         if self.master_addr:
             words += ["--master_addr", self.master_addr]
-        return words + self._devices() + plain[1:]
+        words += self._devices()
+        if not self.over_ssh:
+            return words + plain[1:]
+        return [*words, "--force_multi", "--no_python", "--no_local_rank", "env", plain[0], "-u", *plain[1:]]
+
+    def carry(self, command: list[str], environment: Mapping[str, str]) -> list[str]:
+        """Return a :meth:`command_line` with what ranks on other nodes need from ``environment``.
+
+        Over ssh DeepSpeed hands on NCCL's variables only. Not all is carried: command lines are no place for tokens.
+        """
+        if not self.over_ssh:
+            return command
+        place = command.index("env") + 1
+        names = sorted(name for name in environment if name.startswith("RECETARIO_") or name in _CARRIED)
+        return [*command[:place], *(f"{name}={environment[name]}" for name in names), *command[place:]]
 
     def _devices(self) -> list[str]:
         """Say which GPUs; the launcher by itself would take the first ones, whatever CUDA_VISIBLE_DEVICES says."""
@@ -95,7 +119,8 @@ def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team
             raise UserError(Problem(what, "several ranks need training.deepspeed, as in frida-h100"), ExitCode.USAGE)
         return Team()
     require_deepspeed()
-    team = Team(True, training.device, options.num_gpus or training.ranks, training.nodes)
+    ranks = training.ranks if options.num_gpus is None else options.num_gpus
+    team = Team(True, training.device, ranks, training.nodes)
     if team.ranks < 1:
         raise UserError(Problem(f"NUM_GPUS={team.ranks}", "at least 1"), ExitCode.USAGE)
     if options.hostfile is None:
@@ -115,15 +140,13 @@ def _spread(team: Team, options: argparse.Namespace) -> Team:
     """Return ``team`` on the nodes of the hostfile."""
     slots = read_hostfile(options.hostfile)
     fewest = min(slots.values())
-    wanted = options.num_gpus or fewest
+    wanted = options.num_gpus or fewest  # 0 was refused
     if wanted > fewest:
         host = min(slots, key=slots.get)
         what = f"NUM_GPUS={wanted}, but {host} has {fewest} slots in {options.hostfile}"
         raise UserError(Problem(what, "each node trains with as many ranks"), ExitCode.USAGE)
     if options.node_rank is None:
-        if len(slots) > 1 and not shutil.which("pdsh"):
-            remedy = "install pdsh, or start one launcher on each node with NODE_RANK= and MASTER_ADDR="
-            raise UserError(Problem("pdsh is not installed", "it starts the other nodes", remedy), ExitCode.UNAVAILABLE)
+        _require_ssh(list(slots))
     elif not 0 <= options.node_rank < len(slots) or not options.master_addr or not options.master_port:
         what = f"NODE_RANK={options.node_rank} MASTER_ADDR={options.master_addr} MASTER_PORT={options.master_port}"
         allowed = f"0 to {len(slots) - 1}, and address and port of node 0"
@@ -137,6 +160,33 @@ def _spread(team: Team, options: argparse.Namespace) -> Team:
         master_addr=options.master_addr,
         master_port=options.master_port,
     )
+
+
+def _require_ssh(hosts: list[str]) -> None:
+    """Raise UserError (69) unless pdsh and ssh are here and every host has this clone and its Python."""
+    for program in ("pdsh", "ssh"):
+        if not shutil.which(program):
+            remedy = f"install {program}, or start a launcher on each node with NODE_RANK= MASTER_ADDR= MASTER_PORT="
+            problem = Problem(f"{program} is not installed", "it starts the ranks of every node in HOSTFILE", remedy)
+            raise UserError(problem, ExitCode.UNAVAILABLE)
+    there = shlex.join(["test", "-x", sys.executable, "-a", "-f", str(ROOT / "python" / "main.py")])
+    calls = [subprocess.Popen([*_SSH, host, there], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True) for host in hosts]  # fmt: skip
+    problems = []
+    for host, call in zip(hosts, calls, strict=True):
+        try:
+            words = call.communicate(timeout=_SSH_TIMEOUT_S)[1].strip().splitlines()
+        except subprocess.TimeoutExpired:
+            call.kill()
+            words = [f"no answer within {_SSH_TIMEOUT_S} s"]
+        if call.returncode == 1:
+            where = f"there is no {ROOT} with this Python on {host}"
+            problems.append(Problem(where, "clone and environment lie on a file system that all nodes share"))
+        elif call.returncode != 0:
+            why = words[-1] if words else f"exit code {call.returncode}"
+            problems.append(Problem(f"ssh does not reach {host}: {why}", "ssh without a password", f"ssh {host} true"))
+    if problems:
+        raise UserError(problems, ExitCode.UNAVAILABLE)
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -159,22 +209,29 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return slots
 
 
+def refuse_lone_background(team: Team) -> None:
+    """Raise UserError (64) for the launcher of another node than 0: a run in the background is known by its leader."""
+    if team.node_rank:
+        what, allowed = f"NODE_RANK={team.node_rank} in the background", "node 0 alone: its launcher holds the run"
+        raise UserError(Problem(what, allowed, "start this one in the foreground"), ExitCode.USAGE)
+
+
 def train_here(team: Team, name: str, *words: str) -> int:
     """Train run ``name`` in the foreground with a training command and its options; return the training's exit code."""
     if team.launcher:
-        return _run_ranks_here(team.command_line(*words), name, leads=not team.node_rank)
+        return _run_ranks_here(team, name, *words)
     return launch.run_here(launch.command_line(*words))
 
 
-def _run_ranks_here(command: list[str], name: str, *, leads: bool) -> int:
+def _run_ranks_here(team: Team, name: str, *words: str) -> int:
     """Run a launcher in the foreground as run ``name`` and return the training's own exit code.
 
     It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a
     closing terminal leave a stop request in the run folder instead; once more, and the ranks are told to end at once.
-    ``leads`` says whether the run's leader is on this node.
     """
     folder, began = runs.run_folder(name), utc_now()
-    environment = launch.training_environment() | {WATCHED_VARIABLE: str(os.getpid())}
+    environment = launch.training_environment() | {WATCHED_VARIABLE: f"{socket.gethostname()}:{os.getpid()}"}
+    command = team.carry(team.command_line(*words), environment)
     sys.stdout.flush()
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 
@@ -196,10 +253,12 @@ def _run_ranks_here(command: list[str], name: str, *, leads: bool) -> int:
     status = runs.read_status(folder)
     if status.get("started_at", "") >= began and status["state"] in FINAL_STATES:
         return status["exit_code"]  # the launcher tells only which rank it saw first
+    leads = not team.node_rank  # else the run's leader is on another node
     return int(ExitCode.INTERNAL) if leads and code == 0 else code if code >= 0 else 128 - code
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -11,20 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from common import orphans
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE
 
-WATCHED_VARIABLE = "RECETARIO_WATCHED"  # pid of a process that a rank must not outlive, besides its launchers
 _LEADERS_LAST_WORDS_S = 5.0  # the launcher ends everyone at the first exit: a follower with an error waits
-_ORPHAN_GRACE_S = 120.0  # to finish a step and save when the launcher is gone; ranks that hang end then
-_POLL_S = 1.0
+_JOIN_TIMEOUT = timedelta(minutes=30)
 
 _group = None  # the control group, None in a team of one
 _stop = threading.Event()
@@ -61,7 +58,7 @@ def together():
     if not launched():
         yield
         return
-    _watch_launcher()
+    orphans.watch_launchers(_stop)
     _join()
     if not is_leader():
         _silence()
@@ -99,7 +96,15 @@ def _join() -> None:
         backend = "gloo"
     else:
         backend = deepspeed.get_accelerator().communication_backend_name()
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if is_leader() and world_size() > local_size():
+        print(f"waiting for {world_size()} ranks at {place}", flush=True)
+    try:
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_JOIN_TIMEOUT)
+    except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
+        what = f"{world_size()} ranks did not come together at {place}: {str(error).splitlines()[0]}"
+        allowed = "a launcher on each node, and an address and port that every node reaches"
+        raise UserError(Problem(what, allowed), ExitCode.UNAVAILABLE) from error
     _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
@@ -218,44 +223,6 @@ def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-# --------------------------------------------------------------------------------------------------------- orphans
-
-
-def _watch_launcher() -> None:
-    """Stop this rank when a process of its launcher dies: nobody else would end it."""
-    launchers = [parent for parent in psutil.Process().parents() if _is_launcher(parent)]
-    if WATCHED_VARIABLE in os.environ:
-        with suppress(psutil.NoSuchProcess):
-            launchers.append(psutil.Process(int(os.environ[WATCHED_VARIABLE])))
-    if not launchers:
-        return
-
-    def watch() -> None:
-        while all(_lives(launcher) for launcher in launchers):
-            time.sleep(_POLL_S)
-        _stop.set()
-        time.sleep(_ORPHAN_GRACE_S)
-        os.write(2, f"rank {rank()}: the launcher is gone and the other ranks do not answer\n".encode())
-        os._exit(int(ExitCode.INTERNAL))
-
-    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
-
-
-def _is_launcher(process: psutil.Process) -> bool:
-    try:
-        words = " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-    return "deepspeed.launcher" in words or "bin/deepspeed" in words
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def require_deepspeed() -> str:

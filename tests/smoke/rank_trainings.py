@@ -72,6 +72,13 @@ class RankTrainings:
             assert time.monotonic() < deadline, (self.folder / run / "train.log").read_text()
             time.sleep(0.02)
 
+    def wait_for_step(self, run: str, step: int) -> None:
+        """Return once so many steps are logged."""
+        path, deadline = self.folder / run / "metrics.jsonl", time.monotonic() + 600
+        while not path.exists() or path.read_text().count('"loss"') < step:
+            assert time.monotonic() < deadline, run
+            time.sleep(0.02)
+
 
 def ranks_of(run_folder: Path) -> dict[str, psutil.Process]:
     """Return the living processes of a background run: by rank "0", "1", …, the launchers as "launch" and "runner"."""

@@ -4,9 +4,12 @@ Run: pytest tests/smoke/test_main.py
 """
 
 import json
-import socket
+import os
+import shutil
 
+import psutil
 import pytest
+from cluster import free_port, write_hostfile, write_stand_ins
 from rank_trainings import ROOT, RankTrainings, ranks_of, wait_until_gone
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: it needs Linux")
@@ -39,6 +42,7 @@ def test_make_train_h100_smoke_leaves_every_artefact(trainings):
 
     code, output = trainings.run("make", "train-h100", SMOKE=1)
     assert code == 0, output
+    assert "5: 98 training examples are fewer than 1,000" in output
     folder = trainings.folder / "frida-h100-smoke"
     names = {path.name for path in folder.iterdir()}
     assert names == ARTEFACTS
@@ -54,6 +58,25 @@ def test_make_train_h100_smoke_leaves_every_artefact(trainings):
     model = PeftModel.from_pretrained(base, folder / "checkpoint-epoch-1")
     weights = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
     assert weights and all(torch.any(weight) for weight in weights.values())
+
+
+def test_the_saved_adapter_is_what_the_ranks_hold_in_memory(trainings, together):
+    """Under ZeRO each rank holds half of the fp32 weights that are trained; put together they are the saved ones."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = trainings.folder / together
+    last = folder / "checkpoint-40"
+    finished, kept = (load_file(place / "adapter_model.safetensors") for place in (folder, last))
+    assert finished.keys() == kept.keys() and all(torch.equal(finished[name], kept[name]) for name in kept)
+    shards = sorted((last / "global_step40").glob("*zero_pp_rank_*_optim_states.pt"))
+    states = [torch.load(shard, weights_only=False)["optimizer_state_dict"] for shard in shards]
+    assert len(states) == 2
+    halves = [state["single_partition_of_fp32_groups"] for state in states]
+    held = torch.cat([torch.cat(group) for group in zip(*halves, strict=True)])
+    saved = torch.cat([weight.flatten() for weight in finished.values()])
+    assert torch.count_nonzero(saved) > 0.99 * saved.numel()
+    assert torch.equal(held[held != 0].sort().values, saved[saved != 0].sort().values)
 
 
 def test_two_ranks_follow_the_curve_of_one_process(trainings, together):
@@ -105,20 +128,67 @@ def test_it_is_reproduced_with_as_many_ranks(trainings, together):
     assert trainings.read(f"{together}-again", "training_info.json")["ranks"] == 2
 
 
-def test_two_launchers_train_together_as_two_nodes(trainings, together, tmp_path):
-    hostfile = tmp_path / "hostfile"
-    hostfile.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = {"HOSTFILE": hostfile, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def test_two_launchers_train_as_two_nodes_and_carry_on_after_one_lost_its_rank(trainings, together, tmp_path):
+    where = {"HOSTFILE": write_hostfile(tmp_path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     nodes = [trainings.launch("nodes", NODE_RANK=rank, **where) for rank in (0, 1)]
-    outputs = [node.communicate(timeout=900)[0] for node in nodes]
+    trainings.wait_for_step("nodes", 3)
+    family = [process for node in nodes for process in psutil.Process(node.pid).children(recursive=True)]
+    next(process for process in family if process.environ().get("RANK") == "1").kill()
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert nodes[0].returncode == 70 and nodes[1].returncode != 0, outputs
+    assert "2 ranks on 2 nodes" in outputs[0] and "another rank is gone" in outputs[0]
+    assert not psutil.wait_procs(family, timeout=60)[1]
+
+    where |= {"RESUME": 1, "RUN": "nodes"}
+    nodes = [trainings.start("scripts/launch_training.sh", NODE_RANK=rank, **where) for rank in (0, 1)]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert "2 ranks on 2 nodes" in outputs[0]
-    assert trainings.losses("nodes") == pytest.approx(
-        trainings.losses(together), rel=1e-3
-    )  # sums may be ordered otherwise
+    # sums may be ordered otherwise, hence the tolerance
+    assert trainings.losses("nodes") == pytest.approx(trainings.losses(together), rel=1e-3)
+
+
+def test_ranks_do_not_outlive_who_waits_for_them_in_the_foreground(trainings):
+    process = trainings.launch("orphans")
+    trainings.wait_for_step("orphans", 3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert {"0", "1"} <= {member.environ().get("RANK") for member in family}
+    process.kill()
+    assert not psutil.wait_procs(family, timeout=120)[1]
+    assert trainings.status("orphans")["state"] == "stopped"
+
+
+def test_one_launcher_starts_all_nodes_of_a_hostfile_over_ssh(trainings, together, tmp_path):
+    """With pdsh and ssh that reach this machine only; what arrives over ssh is the command line, no environment."""
+    stand_ins = write_stand_ins(tmp_path / "bin")
+    process = trainings.launch("spread", BACKGROUND=1, HOSTFILE=write_hostfile(tmp_path), **stand_ins)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert "2 ranks on 2 nodes" in output
+    code, output = trainings.command("watch_run", "--run", "spread")
+    assert code == 0, output
+    assert trainings.losses("spread") == pytest.approx(trainings.losses(together), rel=1e-3)
+    assert trainings.read("spread", "run.json")["settings"]["training"]["nodes"] == 2
+
+
+def test_the_batch_script_stops_before_the_time_is_up_and_carries_on(trainings, together, tmp_path):
+    """With an srun that starts both nodes' launchers here."""
+    slurm = {"SLURM_SUBMIT_DIR": ROOT, "SLURM_JOB_ID": os.getpid(), "SLURM_JOB_NODELIST": "two", "RUN": "batch"}
+    slurm |= {"SLURM_GPUS_ON_NODE": 1, "SMOKE": 1} | write_stand_ins(tmp_path / "bin")
+    script = ("bash", "scripts/train_h100.slurm")
+    job = trainings.start(*script, *trainings.inputs, *trainings.numbers, **slurm)
+    try:
+        trainings.wait_for_step("batch", 3)
+        job.terminate()  # what #SBATCH --signal=B:TERM does
+        output, _ = job.communicate(timeout=300)
+        assert job.returncode == 75, output
+        assert "stopped at step" in output
+
+        code, output = trainings.run(*script, **slurm | {"RESUME": 1, "SLURM_JOB_ID": os.getpid() + 1})
+    finally:
+        for number in (0, 1):
+            (ROOT / "runs" / f"hostfile-{os.getpid() + number}").unlink(missing_ok=True)
+    assert code == 0, output
+    assert trainings.losses("batch") == pytest.approx(trainings.losses(together), rel=1e-3)
 
 
 def test_a_config_that_contradicts_the_recipe_is_refused_before_anything_is_loaded(trainings, tmp_path):
@@ -138,7 +208,25 @@ def test_without_enough_gpus_it_says_what_is_there_and_what_to_do(trainings):
 
     if torch.cuda.device_count() >= 8:
         pytest.skip("this machine has the GPUs")
-    code, output = trainings.run("scripts/launch_training.sh", *trainings.inputs, RUN="no-gpus", TRAIN="given")
+    given = dict(zip(("MODEL", "TRAIN", "VAL"), trainings.inputs[1::2], strict=True))
+    code, output = trainings.run("scripts/train.sh", RECIPE="frida-h100", RUN="no-gpus", NUM_GPUS=8, **given)
     assert code == 69
     assert "8 CUDA GPUs are asked for on this node" in output and "SMOKE=1" in output
     assert not (trainings.folder / "no-gpus").exists()
+
+
+def test_the_launcher_makes_the_data_that_is_missing(trainings, tmp_path):
+    """In a clone of its own; the run itself then lacks its GPUs."""
+    import torch
+
+    if torch.cuda.device_count() >= 8:
+        pytest.skip("this machine has the GPUs")
+    for part in ("scripts", "python", "recipes"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    for part in ("ds_config.json", "requirements.lock"):
+        shutil.copy(ROOT / part, tmp_path)
+    command = (str(tmp_path / "scripts" / "launch_training.sh"), *trainings.inputs[:2])
+    code, output = trainings.run(*command)
+    assert code == 69, output
+    assert "train       385 examples" in output and "validation  42 examples" in output
+    assert (tmp_path / "runs" / "data" / "frida-h100" / "formatted_data.jsonl").is_file()

@@ -120,6 +120,50 @@ def test_a_bad_hostfile_is_refused(recipe, tmp_path, text, code, expected):
     assert caught.value.exit_code == code
 
 
+@pytest.mark.parametrize("ranks", [0, -1])
+def test_a_node_has_at_least_one_rank(recipe, ranks):
+    pytest.importorskip("deepspeed")
+    with pytest.raises(UserError, match=f"NUM_GPUS={ranks}") as caught:
+        launching.choose_team(recipe.training, options(num_gpus=ranks))
+    assert caught.value.exit_code == 64
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("echo 'Permission denied (publickey).' >&2; exit 255", "ssh does not reach node-b: Permission denied"),
+        ("exit 1", "with this Python on node-b"),
+    ],
+)
+def test_a_node_that_cannot_train_is_named_before_anything_starts(recipe, tmp_path, monkeypatch, answer, expected):
+    pytest.importorskip("deepspeed")
+    (tmp_path / "hosts").write_text("node-a slots=8\nnode-b slots=8\n")
+    for name, text in {"pdsh": "exit 0", "ssh": f'case "$*" in *node-b*) {answer};; esac'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(UserError, match=expected) as caught:
+        launching.choose_team(recipe.training, options(hostfile=tmp_path / "hosts"))
+    assert caught.value.exit_code == 69 and len(caught.value.problems) == 1
+
+
+def test_what_ranks_need_goes_over_ssh_and_tokens_do_not(tmp_path):
+    team = launching.Team(True, hostfile=tmp_path / "hosts", nodes=2)
+    environment = {"RECETARIO_RUNS": "/shared/my runs", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "a secret", "HOME": "/root"}
+    words = team.carry(team.command_line("python/main.py", "--run", "mine"), environment)
+    place = words.index("env")
+    assert words[place + 1 : place + 3] == ["HF_HUB_OFFLINE=1", "RECETARIO_RUNS=/shared/my runs"]
+    assert words[place + 4] == "-u" and words[-2:] == ["--run", "mine"]
+    alone = launching.Team(True)
+    assert alone.carry(alone.command_line("python/main.py"), environment)[-1].endswith("main.py")
+
+
+def test_the_launcher_of_another_node_does_not_go_to_the_background():
+    launching.refuse_lone_background(launching.Team(True, node_rank=0))
+    with pytest.raises(UserError, match="NODE_RANK=1 in the background"):
+        launching.refuse_lone_background(launching.Team(True, node_rank=1))
+
+
 def test_several_nodes_over_ssh_need_pdsh_and_each_on_its_own_does_not(recipe, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed")
     (tmp_path / "hosts").write_text("# two nodes\nnode-a slots=8\nnode-b slots=8\n")

@@ -10,7 +10,7 @@ import pytest
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 COMMANDS = sorted(PYTHON.glob("*.py"))
 FLOORS = {
-    "errors schema settings options hardware hashing runs ranks": 1,
+    "errors schema settings options hardware hashing runs ranks orphans": 1,
     "data chat packing samples manifest": 2,
     "models methods packed_model footprint weights engine": 3,
 }

@@ -74,9 +74,10 @@ def check_first(command: list[str]) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def start_in_background(command: list[str], name: str) -> int:
+def start_in_background(command: list[str], name: str, carry=lambda command, environment: command) -> int:
     """Start ``command`` as run ``name`` and return its pid once the run has begun: lock held, manifest written.
 
+    ``carry`` gets command and environment, and returns the command with what must be said in it.
     When it ends before that, what it said goes to stderr and SystemExit carries its exit code.
     """
     token = f"{name}:{uuid.uuid4().hex}"
@@ -87,7 +88,12 @@ def start_in_background(command: list[str], name: str) -> int:
         with launch_log.open("ab") as output:
             before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited through exec
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+                carry(command, environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
             )
             signal.signal(signal.SIGHUP, before)
         while not _has_begun(name, token):
