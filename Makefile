@@ -30,8 +30,8 @@ demo-model: ## build the demo recipe's model anew, from nothing
 
 test-model: ## talk to a model, an adapter or an epoch's checkpoint (MODEL= BATCH=1)
 	@scripts/call.sh test_model MODEL=--model BATCH=--batch!
-debug-model: ## what is wrong with GPUs, settings or model, with remedies (RECIPE=frida-h100 MODEL= NUM_GPUS= SMOKE=1)
-	@scripts/call.sh debug_model RECIPE=--recipe MODEL=--model NUM_GPUS=--num-gpus SMOKE=--smoke!
+debug-model: ## what is wrong with GPUs, settings or model, with remedies (RECIPE=frida-h100 MODEL= NUM_GPUS= NCCL=1 SMOKE=1)
+	@scripts/call.sh debug_model NCCL=--nccl! RECIPE=--recipe MODEL=--model NUM_GPUS=--num-gpus SMOKE=--smoke!
 
 ##@ Train
 train: ## train a recipe here (RECIPE= RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SET=group.key=value SMOKE=1)
@@ -40,7 +40,7 @@ train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 	@scripts/train.sh --default-recipe ba-cpu
 train-cpu-background: ## the same in the background: it outlives the terminal (MAX_RESTARTS=0)
 	@scripts/train_background.sh --default-recipe ba-cpu
-train-h100: ## recipe frida-h100 with DeepSpeed (NUM_GPUS=8 BACKGROUND=1 HOSTFILE= TRAIN= VAL= MODEL= RUN= SMOKE=1)
+train-h100: ## recipe frida-h100 with DeepSpeed (NUM_GPUS=8 BACKGROUND=1 RESUME=1 HOSTFILE= TRAIN= VAL= MODEL= RUN= SET= SMOKE=1)
 	@scripts/launch_training.sh
 
 train-qlora: ## medical questions with QLoRA, the base in 4 bits (the variables of train)
@@ -81,7 +81,7 @@ bench-data: ## reading, checking and tokenising a million rows beside datasets.m
 	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
 bench-overhead: ## the share of a training's time that commits and status take (RECIPE= SMOKE=1)
 	@scripts/call.sh bench_overhead RECIPE=--recipe SMOKE=--smoke!
-bench-gpu: ## LoRA training of a 7B's shape on a CUDA GPU beside TRL (STEPS=10 DEVICE=cuda SHAPE=mistral-7b)
+bench-gpu: ## LoRA training of a 7B's shape on a CUDA GPU beside TRL (STEPS=10 DEVICE=cuda SHAPE=mistral-7b or small)
 	@scripts/call.sh bench_gpu STEPS=--steps DEVICE=--device SHAPE=--shape
 clean: ## remove a run that is not running (RUN=), or caches only
 	@scripts/clean.sh

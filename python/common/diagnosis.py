@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
 
-from common import engine, hardware
-from common.checks import Check, run_check
+from common import engine, footprint, hardware, models
+from common.checks import Check, check_memory, run_check
 from common.errors import ExitCode, Problem, UserError
+from common.launching import free_port
 from common.settings import Recipe
 
 Look = Callable[[], str]
@@ -22,7 +23,13 @@ _MESSAGE_TIMEOUT_S = 120
 
 def look_at_machine() -> dict[str, Look]:
     """Return the checks that need neither recipe nor model."""
-    return {"python": describe_python, "devices": describe_devices, "nccl": check_nccl, "memory": describe_memory}
+    return {
+        "python": describe_python,
+        "devices": describe_devices,
+        "nccl": check_nccl,
+        "switches": check_switches,
+        "memory": describe_memory,
+    }
 
 
 def look_at_settings(recipe: Recipe, num_gpus: int | None = None) -> dict[str, Look]:
@@ -36,20 +43,24 @@ def look_at_settings(recipe: Recipe, num_gpus: int | None = None) -> dict[str, L
     }
 
 
-def look_at_model(recipe: Recipe, spec: str | None) -> list[Check]:
-    """Load the model that ``spec`` names (else the recipe's, with a fresh adapter) and check its parameters."""
-    models: list = []
-    loaded = run_check("model", lambda: _load(recipe, spec, models))
+def look_at_model(recipe: Recipe, spec: str | None, device_map: str | dict | None = None) -> list[Check]:
+    """Load the model that ``spec`` names (else the recipe's, with a fresh adapter) and check its parameters.
+
+    With ``device_map`` it is loaded as a script does that gives one to transformers.
+    """
+    found: list = []
+    fit = run_check("fit", lambda: check_fit(recipe, spec))
+    loaded = run_check("model", lambda: _load(recipe, spec, device_map, found)) if fit.ok else fit
     if not loaded.ok:
         return [loaded]
-    (model,) = models
+    (model,) = found
     looks: dict[str, Look] = {
         "placement": lambda: check_placement(model),
         "device map": lambda: check_device_map(model, under_deepspeed=bool(recipe.training.deepspeed)),
         "dtypes": lambda: check_dtypes(model),
         "gradients": lambda: check_gradients(model),
     }
-    return [loaded, *(run_check(title, look) for title, look in looks.items())]
+    return [fit, loaded, *(run_check(title, look) for title, look in looks.items())]
 
 
 def describe_python() -> str:
@@ -90,32 +101,46 @@ def describe_memory() -> str:
 
 
 def check_nccl() -> str:
-    """Say whether GPUs can talk directly, and object to the variables that turn this off."""
+    """Say whether GPUs can talk directly. Raises UserError (69) when this PyTorch lets them not talk at all."""
     import torch
 
-    if torch.cuda.device_count() == 0:
+    count = torch.cuda.device_count()
+    if count == 0:
         return "no GPU, so none is needed: ranks on the CPU talk through gloo"
-    problems = [
-        Problem(f"{name}={os.environ[name]}", "a diagnosis, not a setting: it makes GPUs talk the slow way",
-                f"unset {name} once the cause is found")
-        for name in _DIAGNOSES if os.environ.get(name, "0") not in ("", "0")
-    ]  # fmt: skip
-    if problems:
-        raise UserError(problems, ExitCode.CONFIG)
     if not torch.distributed.is_nccl_available():
         problem = Problem("this PyTorch has no NCCL", "a CUDA build on Linux", "make setup with TORCH_INDEX_URL=")
         raise UserError(problem, ExitCode.UNAVAILABLE)
-    count = torch.cuda.device_count()
     deaf = [(a, b) for a in range(count) for b in range(a + 1, count) if not torch.cuda.can_device_access_peer(a, b)]
     version = ".".join(map(str, torch.cuda.nccl.version()))
-    return f"NCCL {version}, " + (f"no direct way between GPUs {deaf[:4]}" if deaf else "every GPU reaches every other")
+    reach = f"no direct way between GPUs {deaf[:4]}" if deaf else "every GPU reaches every other"
+    notes = "".join(f"\nwarning: {name} is set: GPUs talk the slow way" for name in _switched_off())
+    return f"NCCL {version}, {reach}{notes}"
 
 
-def check_messages() -> str:
-    """Let all GPUs (without any: two processes on the CPU) add up a number, each in a process of its own."""
+def check_switches() -> str:
+    """Object to the variables that turn direct ways between GPUs off: they are for finding a cause."""
+    problems = [
+        Problem(f"{name}={os.environ[name]}", "a diagnosis, not a setting: it makes GPUs talk the slow way",
+                f"unset {name} once the cause is found")
+        for name in _switched_off()
+    ]  # fmt: skip
+    if problems:
+        raise UserError(problems, ExitCode.CONFIG)
+    return f"neither {' nor '.join(_DIAGNOSES)} is set"
+
+
+def _switched_off() -> list[str]:
+    return [name for name in _DIAGNOSES if os.environ.get(name, "0") not in ("", "0")]
+
+
+def check_messages(count: int | None = None) -> str:
+    """Let ``count`` GPUs (all unless given; without any: two processes on the CPU) add up a number, each in a process.
+
+    Raises UserError (69) with the last word of the process that failed.
+    """
     import torch
 
-    count = torch.cuda.device_count()
+    count = count or torch.cuda.device_count()
     backend, size = ("nccl", count) if count else ("gloo", 2)
     code = (
         "import os, torch, torch.distributed as dist\n"
@@ -124,7 +149,8 @@ def check_messages() -> str:
         "dist.init_process_group(backend); total = torch.ones(1, device=device); dist.all_reduce(total)\n"
         f"assert total.item() == {size}, total; dist.destroy_process_group()"
     )
-    ranks = [_start_rank(code, rank, size) for rank in range(size)]
+    port = free_port()
+    ranks = [_start_rank(code, rank, size, port) for rank in range(size)]
     try:
         errors = [rank.communicate(timeout=_MESSAGE_TIMEOUT_S)[1] for rank in ranks]
     except subprocess.TimeoutExpired:
@@ -132,7 +158,7 @@ def check_messages() -> str:
     finally:
         for rank in ranks:
             rank.kill()
-    if any(rank.returncode for rank in ranks):
+    if any(rank.wait() for rank in ranks):
         last = next((error.strip().splitlines()[-1] for error in errors if error.strip()), "no word")
         remedy = "NCCL_DEBUG=INFO shows where; on trial, NCCL_P2P_DISABLE=1 or NCCL_IB_DISABLE=1"
         raise UserError(Problem(f"{size} ranks do not reach each other: {last}", "", remedy), ExitCode.UNAVAILABLE)
@@ -152,7 +178,7 @@ def check_surroundings() -> str:
 
 def check_placement(model) -> str:
     """Raise UserError (78) when parameters are on the meta device or on several devices."""
-    devices = Counter(parameter.device.type + str(parameter.device.index or "") for parameter in model.parameters())
+    devices = Counter(str(parameter.device) for parameter in model.parameters())
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if empty:
         what = f"{len(empty)} parameters are on meta, {empty[0]} for one: they have a shape and no values"
@@ -211,26 +237,43 @@ def _check_batch(recipe: Recipe) -> str:
     return engine.describe_plan(recipe)
 
 
-def _load(recipe: Recipe, spec: str | None, models: list) -> str:
+def check_fit(recipe: Recipe, spec: str | None = None) -> str:
+    """Raise UserError (69) when an example of the longest kind cannot be trained on, all layers recomputed."""
+    import torch
+
+    from common.generation.arms import find_local
+
+    folder, _ = find_local(spec or recipe.model.name)
+    device, tokens = recipe.training.device, recipe.data.max_length_tokens
+    if device == "cuda" and not torch.cuda.is_available():
+        return "not known without a GPU"
+    device = hardware.pick_device(device).value
+    precision = hardware.pick_precision(recipe.model.precision, device).value
+    config = models.read_config(folder)
+    need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1)
+    return f"{tokens:,} tokens: {check_memory(need, device)}"
+
+
+def _load(recipe: Recipe, spec: str | None, device_map: str | dict | None, loaded: list) -> str:
     from common.generation.arms import find_local
     from common.methods import add_method
     from common.models import load_model
 
     base, adapter = find_local(spec or recipe.model.name)
     precision = "fp32" if recipe.model.precision == "auto" else recipe.model.precision
-    model = load_model(base, precision)
+    model = load_model(base, precision, device_map=device_map)
     if adapter:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter, is_trainable=True, local_files_only=True)
     else:
         model = add_method(model, recipe.method, base_name=recipe.model.name)
-    models.append(model)
+    loaded.append(model)
     return f"{base}" + (f" with the adapter in {adapter}" if adapter else " with a fresh adapter")
 
 
-def _start_rank(code: str, rank: int, size: int) -> subprocess.Popen:
-    place = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    environment = os.environ | place | {"MASTER_PORT": os.environ.get("MASTER_PORT", "29511")}
+def _start_rank(code: str, rank: int, size: int, port: int) -> subprocess.Popen:
+    place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = os.environ | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

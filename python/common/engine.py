@@ -46,14 +46,21 @@ def describe_plan(recipe: Recipe) -> str:
     )
 
 
+def has_devices(training: TrainingSettings) -> bool:
+    """True when there is a GPU for each rank of this node."""
+    import torch
+
+    return torch.cuda.device_count() >= training.ranks
+
+
 def check_devices(training: TrainingSettings) -> None:
     """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for."""
     if not training.deepspeed or training.device == "cpu":
         return
     import torch
 
-    found = torch.cuda.device_count()
-    if found < training.ranks:
+    if not has_devices(training):
+        found = torch.cuda.device_count()
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(found)) or "none"
         what = f"{training.ranks} CUDA GPUs are asked for on this node, {found} found ({names})"
         fewer = f"NUM_GPUS={found} for those, or " if found else ""

@@ -124,9 +124,10 @@ def load_tokenizer(folder: Path):
     return tokenizer
 
 
-def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
+def load_model(folder: Path, precision: str = "fp32", device: str = "cpu", device_map: str | dict | None = None):
     """Return the causal language model in ``folder`` with its weights in ``precision`` (bf16, fp32 or nf4).
 
+    All of it is on ``device``, unless a ``device_map`` as transformers knows it spreads it.
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     _quieten_libraries()
@@ -142,6 +143,8 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu"):
         options["quantization_config"] = _nf4_config()
     if device != "cpu":
         options["device_map"] = {"": device}
+    if device_map:
+        options["device_map"] = device_map
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,

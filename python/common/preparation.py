@@ -43,6 +43,7 @@ def check_job(job: Job) -> list[checks.Check]:
         checks.run_check("numbers", lambda: checks.check_numbers(recipe)),
         checks.run_check("versions", checks.check_versions),
         checks.run_check("machine", lambda: _choose_machine(recipe)),
+        *_check_talk(recipe),
         checks.run_check("batch", lambda: _plan_batch(job)),
         checks.run_check("model", lambda: _find_model(job)),
     ]
@@ -117,6 +118,18 @@ def _choose_machine(recipe: Recipe) -> str:
     recipe.training.threads = threads.value
     chosen = {"device": device, "precision": precision, "threads": threads}
     return "; ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in chosen.items())
+
+
+def _check_talk(recipe: Recipe) -> list[checks.Check]:
+    """Check how the GPUs of this node reach each other, before they are ranks and wait for each other."""
+    from common import diagnosis
+
+    if not recipe.training.deepspeed or recipe.training.device != "cuda" or ranks.launched():
+        return []
+    outcomes = [checks.run_check("nccl", diagnosis.check_nccl)]
+    if recipe.training.ranks > 1 and engine.has_devices(recipe.training):
+        outcomes.append(checks.run_check("messages", lambda: diagnosis.check_messages(recipe.training.ranks)))
+    return outcomes
 
 
 def _plan_batch(job: Job) -> str:

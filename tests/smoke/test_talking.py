@@ -57,14 +57,19 @@ def test_two_models_answer_side_by_side(adapters):
     assert answer.stdout.count("[checkpoint-epoch-1]") == answer.stdout.count("[checkpoint-epoch-2]") == 4
 
 
+def test_a_chat_ends_with_an_empty_line(adapters):
+    questions = "Where is the library?\nAnd when?\n\nnot asked any more\n"
+    answer = run("--interactive", "--max-new-tokens", "4", "--model", adapters[0], "--model", MODEL, input=questions)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("[checkpoint-epoch-1]") == answer.stdout.count("[model]") == 2
+
+
 def test_without_a_terminal_it_asks_for_batch():
     answer = run("--model", MODEL)
     assert answer.returncode == 64 and "--batch" in answer.stderr
 
 
-def run(*words: str) -> subprocess.CompletedProcess:
+def run(*words: str, input: str = "") -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "python" / "test_model.py"), *words]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, env=environment, input=input, capture_output=True, text=True, check=False)
