@@ -110,13 +110,13 @@ def test_the_pipeline_trains_judges_and_does_nothing_twice(trainings):
 
 
 def test_a_search_trains_each_rate_once_and_says_which_is_best(trainings, splits):
-    search = ("--recipe", "medical-adapter", "--smoke", "--data_path", str(splits), "--rates", "1e-4", "1e-2")
-    search += ("--set", "training.max_steps=2", "--set", "training.warmup_steps=0")
+    search = ("--recipe", "medical-adapter", "--smoke", "--data_path", str(splits), "--rates", "1e-4", "5e-3")
+    search += ("--set", "training.max_steps=4", "--set", "training.warmup_steps=0")
     for again in (0, 2):
         code, output = trainings.run(*search, command="search_rate")
         assert code == 0, output
         assert output.count("done already") == again
-        assert "0.01" in next(line for line in output.splitlines() if line.endswith("<- best"))
+        assert "0.005" in next(line for line in output.splitlines() if line.endswith("<- best"))
     rows = json.loads((trainings.folder / "bench" / "rate-medical-adapter-smoke.json").read_text())["rates"]
-    assert [row["learning_rate"] for row in rows] == [1e-4, 1e-2]
+    assert [row["learning_rate"] for row in rows] == [1e-4, 5e-3]
     assert rows[1]["eval_loss"] < rows[0]["eval_loss"]
