@@ -53,6 +53,12 @@ def test_killed_and_resumed_each_method_ends_with_the_same_bytes(trainings, spli
     assert ("on" if method != "ptuning" else "off") == info["packing"]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_smoke_needs_nothing_but_the_recipe(trainings, method):
+    code, output = trainings.run("--smoke", "--check", command=f"train_{method}")
+    assert code == 0, output
+
+
 @pytest.mark.parametrize(
     ("command", "more", "code", "expected"),
     [
