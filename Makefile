@@ -4,9 +4,9 @@
 MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo doctor data inspect download demo-model test-model debug-model train train-cpu \
-        train-cpu-background train-h100 train-qlora train-adapter train-ptuning pipeline search-rate status logs stop \
-        resume compare reproduce soak optimize evaluate bench bench-generate bench-data bench-overhead bench-gpu clean \
-        test lint format
+        train-cpu-background train-h100 train-qlora train-adapter train-ptuning train-peft-v3 train-mps pipeline \
+        search-rate status logs stop resume compare reproduce soak optimize evaluate bench bench-generate bench-data \
+        bench-overhead bench-gpu clean test lint format
 
 ##@ Begin here
 help: ## this list
@@ -49,6 +49,10 @@ train-adapter: ## the same with bottleneck adapters
 	@scripts/train.sh --default-recipe medical-adapter
 train-ptuning: ## the same with p-tuning
 	@scripts/train.sh --default-recipe medical-ptuning
+train-peft-v3: ## recipe utn-qlora: Llama-3.2-3B with QLoRA on one 8 GB card, through TRL
+	@scripts/train.sh --default-recipe utn-qlora
+train-mps: ## recipe yoda-mps: Phi-3-mini on a Mac, a CUDA card or a CPU, through TRL
+	@scripts/train.sh --default-recipe yoda-mps
 pipeline: ## data, these three trainings and their evaluation; what is done is not done again (DATA= MODEL= OUTPUT= SMOKE=1)
 	@scripts/call.sh run_all DATA=--input_data MODEL=--model_name OUTPUT=--output_dir SMOKE=--smoke!
 search-rate: ## train a recipe once a learning rate and compare on its validation data (RECIPE= RATES="1e-4 3e-4" SEEDS= SMOKE=1)

@@ -30,6 +30,7 @@ SOURCES: Mapping[str, Source] = {
     "medical-adapter": MEDICAL,
     "medical-ptuning": MEDICAL,
     "yoda-mps": Source(yoda.generate_dataset, "yoda-mps"),
+    "yoda-mps-smoke": Source(yoda.generate_few_words, "yoda-mps-smoke"),  # shipped in recipes/demo/data/yoda
     "utn-qlora": Source(regulations.generate_dataset, "utn-qlora"),
 }
 

@@ -1,7 +1,7 @@
 """What a finished training leaves behind: the adapter with its tokenizer, its card and figures, and the loss plot."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -11,6 +11,7 @@ from common.data import check_unchanged
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
+from common.loss_plot import LOSS_PLOT, plot_losses
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.progress import read_epochs
 from common.runs import Run, utc_now, write_json
@@ -39,7 +40,7 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     trainer.processing_class.save_pretrained(draft)
     write_json(draft / "training_info.json", info)
     (draft / "README.md").write_text(model_card(run, recipe, info), encoding="utf-8")
-    plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / "loss.png")
+    plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
 
     files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
     for name in files:
@@ -94,35 +95,6 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
         **{f"method_{key}": value for key, value in settings["method"].items()},
         **{key: value for key, value in settings["training"].items() if key != "epochs"},
     }
-
-
-def plot_losses(log_history: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the training loss of each logged step and the validation loss of each epoch into a PNG."""
-    from matplotlib.figure import Figure
-
-    steps = [entry for entry in log_history if "loss" in entry]
-    judged = [entry for entry in epochs if entry["eval_loss"] is not None]
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.plot([e["step"] for e in steps], [e["loss"] for e in steps], color="#8fa8c8", linewidth=1.2, label="training")
-    axes.plot(
-        [e["global_step"] for e in judged],
-        [e["eval_loss"] for e in judged],
-        color="#c1440e",
-        marker="o",
-        linewidth=1.8,
-        label="validation",
-    )
-    for entry in judged:
-        place = (entry["global_step"], entry["eval_loss"])
-        axes.annotate(f"{entry['eval_loss']:.3f}", place, xytext=(0, 8), textcoords="offset points", ha="center")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss per trained token (nats)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path)
 
 
 def model_card(run: Run, recipe: Recipe, info: Mapping[str, Any]) -> str:

@@ -127,11 +127,12 @@ def check_numbers(recipe: Recipe) -> str:
 def check_memory(need: footprint.Footprint, device: str = "cpu") -> str:
     """Compare an estimate with the memory that is free on ``device``."""
     available, total = hardware.memory_gib(device)
+    whose = " of GPU memory" if device == "cuda" else ""
     if need.total > available:
-        what = f"about {need} needed, {available:.1f} of {total:.1f} GiB free"
+        what = f"about {need}{whose} needed, {available:.1f} of {total:.1f} GiB free"
         remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
-    return f"about {need} of {available:.1f} GiB free"
+    return f"about {need}{whose} expected, {available:.1f} of {total:.1f} GiB free"
 
 
 def check_disk(needed_gib: float, output: str | None) -> str:

@@ -125,8 +125,10 @@ def find_contradictions(config: dict[str, Any], recipe: Recipe) -> list[Problem]
     if stage not in (None, 0, 1, 2):
         what = f"{name}: zero_optimization.stage is {json.dumps(stage)}"
         problems.append(Problem(what, "0, 1 or 2: stage 3 splits the weights, which an adapter does not need"))
-    if recipe.model.precision == "nf4":
-        problems.append(Problem("model.precision is nf4", "bf16 or fp32 under DeepSpeed"))
+    if recipe.model.precision in ("nf4", "fp16"):
+        problems.append(Problem(f"model.precision is {recipe.model.precision}", "bf16 or fp32 under DeepSpeed"))
+    if training.probe_memory:
+        problems.append(Problem("training.probe_memory is true", "under DeepSpeed every rank would try on its own"))
     return problems
 
 

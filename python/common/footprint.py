@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.hardware import GIB
+from common.packing import rows_of_logits
 from common.settings import MethodSettings
 
-_BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "nf4": 0.516}  # nf4: 4 bits and its double-quantised scales
+_BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "nf4": 0.516}  # nf4: 4 bits, double-quantised scales
+_BYTES_PER_TRAINED = {"adamw_torch": 16, "paged_adamw_8bit": 10}  # fp32 weight and gradient, and AdamW's two moments
 _RUNTIME_GIB = 0.9  # Python, PyTorch and transformers themselves
+_GPU_RUNTIME_GIB = 0.15  # workspaces and cuts; the driver's own part is gone already where free memory is asked for
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,27 @@ def count_trainable(config: Mapping[str, Any], method: MethodSettings) -> int:
 
 
 def estimate_training(
-    config: Mapping[str, Any], method: MethodSettings, precision: str, tokens: int, *, checkpoint_every: int | None
+    config: Mapping[str, Any],
+    method: MethodSettings,
+    precision: str,
+    tokens: int,
+    *,
+    checkpoint_every: int | None,
+    optimizer: str = "adamw_torch",
+    gpu: bool = False,
+    few_logits: bool = False,
 ) -> Footprint:
     """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example).
 
-    Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does.
+    Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``gpu``: the memory of a GPU,
+    where Python takes none; ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs.
     """
     linear, other = count_weights(config)
     other_bytes = 4.0 if precision == "fp32" else 2.0
     weights = linear * _BYTES_PER_WEIGHT[precision] + other * other_bytes
-    adapter = count_trainable(config, method) * 4 * 4  # fp32: weight, gradient, and AdamW's two moments
+    if precision == "nf4":
+        weights += 2 * max(rows * columns for rows, columns in linear_shapes(config).values())  # one is unpacked
+    adapter = count_trainable(config, method) * _BYTES_PER_TRAINED[optimizer]
 
     layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
     width = 4 if precision == "fp32" else 2
@@ -105,8 +119,10 @@ def estimate_training(
     recomputed = math.ceil(layers / checkpoint_every) if checkpoint_every else 0
     kept = layers - recomputed + (1 if recomputed else 0)  # one is there at a time while it is recomputed
     activations = per_layer * kept + recomputed * tokens * hidden * width
-    logits = tokens * config["vocab_size"] * (width + 3 * 4)  # the output, its fp32 copy, its softmax and gradient
-    return Footprint(_RUNTIME_GIB, *(size / GIB for size in (weights, adapter, activations, logits)))
+    rows = min(tokens, rows_of_logits(config["vocab_size"])) if few_logits else tokens
+    logits = rows * config["vocab_size"] * (width + 3 * 4)  # the output, its fp32 copy, its softmax and gradient
+    runtime = _GPU_RUNTIME_GIB if gpu else _RUNTIME_GIB
+    return Footprint(runtime, *(size / GIB for size in (weights, adapter, activations, logits)))
 
 
 def checkpoint_gib(config: Mapping[str, Any], method: MethodSettings) -> float:

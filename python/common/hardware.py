@@ -13,6 +13,11 @@ from common.errors import ExitCode, Problem, UserError
 GIB = 1024**3
 _CGROUP = Path("/sys/fs/cgroup")
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 matrix tiles, x86 vectors, Arm
+_DEVICE_REASONS = {  # none has both: Apple's machines have no CUDA
+    "mps": "an Apple GPU is here",
+    "cuda": "a CUDA device is here",
+    "cpu": "no CUDA device or Apple GPU found",
+}
 
 
 class Choice(NamedTuple):
@@ -28,8 +33,8 @@ def pick_device(wanted: str = "auto") -> Choice:
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        best = next(device for device in ("cuda", "mps", "cpu") if present[device])
-        return Choice(best, "no CUDA device or Apple GPU found" if best == "cpu" else "the fastest device present")
+        best = next(device for device in ("mps", "cuda", "cpu") if present[device])
+        return Choice(best, _DEVICE_REASONS[best])
     if not present[wanted]:
         here = ", ".join(device for device, is_there in present.items() if is_there)
         raise UserError(
@@ -40,11 +45,19 @@ def pick_device(wanted: str = "auto") -> Choice:
 
 
 def pick_precision(wanted: str, device: str) -> Choice:
-    """Return "bf16", "fp32" or "nf4" for the frozen weights on ``device``.
+    """Return "bf16", "fp16", "fp32" or "nf4" for the frozen weights on ``device``.
 
     On a CPU without bf16 instructions every bf16 product is converted first, which is slower than fp32: there "auto"
-    means fp32. An explicit wish is honoured and commented. Raises UserError (69) for nf4 where there is no build of it.
+    means fp32. On a GPU it means bf16 where that is in hardware, else fp16. An explicit wish is honoured and commented.
+    Raises UserError: 78 for nf4 on an Apple GPU, 69 for nf4 where there is no build of it, and for bf16 on a GPU
+    without it.
     """
+    if wanted == "nf4" and device == "mps":
+        what, allowed = (
+            "precision nf4 on an Apple GPU",
+            "bitsandbytes quantises for CUDA and CPUs: auto, bf16, fp16, fp32",
+        )
+        raise UserError(Problem(what, allowed, "--set model.precision=auto"), ExitCode.CONFIG)
     if wanted == "nf4" and sys.platform == "darwin":
         raise UserError(
             Problem("precision nf4 is not available on macOS", "allowed: auto, bf16, fp32"), ExitCode.UNAVAILABLE
@@ -52,10 +65,51 @@ def pick_precision(wanted: str, device: str) -> Choice:
     flag = bf16_flag() if device == "cpu" else None
     if wanted == "auto" and device == "cpu":
         return Choice("bf16", f"this CPU has {flag}") if flag else Choice("fp32", "this CPU has no bf16 instructions")
+    half = pick_half(device) if device != "cpu" else None
     if wanted == "auto":
-        return Choice("bf16", f"{device} computes in bf16")
+        return half
+    if wanted == "bf16" and half and half.value != "bf16":
+        raise UserError(
+            Problem(f"bf16 is not available: {half.reason}", "allowed: auto, fp16, fp32"), ExitCode.UNAVAILABLE
+        )
     if wanted == "bf16" and device == "cpu" and not flag:
         return Choice("bf16", "asked for; this CPU has no bf16 instructions, fp32 would be faster")
+    if wanted == "fp16" and device == "cpu":
+        return Choice("fp16", "asked for; few CPUs multiply in fp16, fp32 would be faster")
+    return Choice(wanted, "asked for")
+
+
+def pick_half(device: str) -> Choice:
+    """Return "bf16" where the GPU computes in it, else "fp16".
+
+    CUDA: in hardware from compute capability 8.0 (Ampere) on; what PyTorch emulates before it is slower than fp16.
+    Apple: from macOS 14 on.
+    """
+    import torch
+
+    if device == "mps":
+        has_bf16 = torch.backends.mps.is_macos_or_newer(14, 0)
+        return Choice("bf16", "macOS 14 and newer compute in it") if has_bf16 else Choice("fp16", "bf16 needs macOS 14")
+    name = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Choice("bf16", f"{name} computes in it")
+    return Choice("fp16", f"{name} has no bf16, cards before Ampere do not")
+
+
+def pick_compute(wanted: str, precision: str, device: str) -> Choice:
+    """Return in what frozen weights of ``precision`` are multiplied: NF4 is unpacked to it, others are as they are.
+
+    On a CPU it is bf16 where that is in hardware, else fp32. Raises UserError (69) for bf16 on a GPU without it.
+    """
+    if precision != "nf4":
+        return Choice(precision, "as the weights")
+    return pick_precision(wanted, device)
+
+
+def pick_optimizer(wanted: str, device: str) -> Choice:
+    """Return the optimizer: what is wanted, but without CUDA no moments in 8 bits: there they are kept in fp32."""
+    if wanted == "paged_adamw_8bit" and device != "cuda":
+        return Choice("adamw_torch", f"in place of {wanted}: moments in 8 bits that page to the host need CUDA")
     return Choice(wanted, "asked for")
 
 
@@ -104,7 +158,7 @@ def bf16_flag() -> str | None:
 def memory_gib(device: str = "cpu") -> tuple[float, float]:
     """Return (available, total) memory in GiB that this process may use, a container's limit respected.
 
-    For "cuda" it is the GPU's.
+    For "cuda" it is the GPU's; for "mps" what Metal recommends as the most, of the memory that CPU and GPU share.
     """
     if device == "cuda":
         import torch
@@ -113,6 +167,11 @@ def memory_gib(device: str = "cpu") -> tuple[float, float]:
         return available / GIB, total / GIB
     memory = psutil.virtual_memory()
     available, total = memory.available, memory.total
+    if device == "mps":
+        import torch
+
+        total = torch.mps.recommended_max_memory()
+        return min(available, total - torch.mps.driver_allocated_memory()) / GIB, total / GIB
     limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
     if limit and used is not None and limit < total:
         available, total = min(available, limit - used), limit
@@ -154,6 +213,17 @@ def peak_gpu_gib() -> float | None:
     import torch
 
     return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
+
+
+def reseed_apple_gpu(device: str, seed: int, step: int) -> None:
+    """Seed an Apple GPU's dropout from seed and step, so that a resumed run draws what an undisturbed one does.
+
+    transformers' checkpoints hold the random state of CPUs and CUDA devices, not that of Metal. Elsewhere: nothing.
+    """
+    if device == "mps":
+        import torch
+
+        torch.mps.manual_seed((seed * 1_000_003 + step) % 2**32)
 
 
 def describe() -> dict[str, Any]:

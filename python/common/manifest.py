@@ -14,7 +14,7 @@ from common.runs import utc_now
 from common.settings import ROOT, Recipe
 
 LOCK_FILE = ROOT / "requirements.lock"
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
+_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
 _ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "LD_PRELOAD", "LANG", "TZ", "SLURM_JOB_ID")  # never a token
 
 
@@ -87,7 +87,10 @@ _IRRELEVANT = {
     "model": ("name", "revision"),
     "data": ("train", "validation"),
     "method": (),
-    "training": ("log_every_steps", "save_every_minutes", "keep_checkpoints", "keep_epochs", "ranks", "nodes"),
+    "training": (
+        *("log_every_steps", "eval_every_steps", "save_every_minutes", "keep_checkpoints", "keep_epochs"),
+        *("ranks", "nodes"),
+    ),
 }
 
 

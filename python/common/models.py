@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import weights
+from common import hardware, weights
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.runs import read_json, runs_dir
@@ -124,10 +124,17 @@ def load_tokenizer(folder: Path):
     return tokenizer
 
 
-def load_model(folder: Path, precision: str = "fp32", device: str = "cpu", device_map: str | dict | None = None):
-    """Return the causal language model in ``folder`` with its weights in ``precision`` (bf16, fp32 or nf4).
+def load_model(
+    folder: Path,
+    precision: str = "fp32",
+    device: str = "cpu",
+    compute: str = "auto",
+    device_map: str | dict | None = None,
+):
+    """Return the causal language model in ``folder`` with its weights in ``precision`` (bf16, fp16, fp32 or nf4).
 
-    All of it is on ``device``, unless a ``device_map`` as transformers knows it spreads it.
+    ``compute`` says in what weights in nf4 are multiplied, and kept where they are not quantised. All of it is on
+    ``device``, unless a ``device_map`` as transformers knows it spreads it.
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     _quieten_libraries()
@@ -138,9 +145,12 @@ def load_model(folder: Path, precision: str = "fp32", device: str = "cpu", devic
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
-    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
+        hardware.pick_compute(compute, precision, device).value
+    ]
+    options: dict[str, Any] = {"dtype": dtype}
     if precision == "nf4":
-        options["quantization_config"] = _nf4_config()
+        options["quantization_config"] = _nf4_config(dtype)
     if device != "cpu":
         options["device_map"] = {"": device}
     if device_map:
@@ -179,16 +189,15 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _nf4_config():
-    """NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314), computing in bf16."""
-    import torch
+def _nf4_config(dtype):
+    """NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314), computing in ``dtype``."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from common.packing import Layout, Pack
+from common.packing import Layout, Pack, rows_of_logits
 
 ATTENTION = "recetario_segments"
-_LOSS_CHUNK = 512  # rows of logits in memory at a time
 
 
 def enable_packs(model) -> None:
@@ -47,8 +46,9 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        for start in range(0, len(hidden), _LOSS_CHUNK):
-            rows = slice(start, start + _LOSS_CHUNK)
+        step = rows_of_logits(len(weight))
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
             log_probabilities = F.log_softmax((hidden[rows] @ weight.T).float(), dim=-1)
             picked = targets[rows, None]
             loss -= log_probabilities.gather(1, picked).sum()

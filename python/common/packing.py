@@ -11,6 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_LOGITS = 2**25  # at most so many at a time: 128 MiB in fp32
+
+
+def rows_of_logits(vocabulary: int) -> int:
+    """Return how many rows of logits are in memory at a time: 512, fewer where the vocabulary is large."""
+    return max(1, min(512, _LOGITS // vocabulary))
+
 
 @dataclass(frozen=True)
 class Layout:

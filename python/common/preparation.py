@@ -114,10 +114,17 @@ def _choose_machine(recipe: Recipe) -> str:
     if recipe.training.deepspeed and recipe.training.threads is None:
         share = max(1, threads.value // recipe.training.ranks)
         threads = hardware.Choice(share, f"{threads.reason}, shared by {recipe.training.ranks} ranks")
+    compute = hardware.pick_compute(recipe.model.compute, precision.value, device.value)
+    optimizer = hardware.pick_optimizer(recipe.training.optimizer, device.value)
+    shown = {"device": device, "precision": precision, "threads": threads}
+    if precision.value == "nf4":
+        shown["products"] = compute
+    if optimizer.value != recipe.training.optimizer:
+        shown["optimizer"] = optimizer
     recipe.training.device, recipe.model.precision = device.value, precision.value
+    recipe.model.compute, recipe.training.optimizer = compute.value, optimizer.value
     recipe.training.threads = threads.value
-    chosen = {"device": device, "precision": precision, "threads": threads}
-    return "; ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in chosen.items())
+    return "; ".join(f"{name} {choice.value} ({choice.reason})" for name, choice in shown.items())
 
 
 def _check_talk(recipe: Recipe) -> list[checks.Check]:
@@ -265,6 +272,9 @@ def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footp
         recipe.model.precision,
         tokens,
         checkpoint_every=checkpoint_every,
+        optimizer=recipe.training.optimizer,
+        gpu=recipe.training.device == "cuda",
+        few_logits=packed,
     )
 
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from common import checkpoints, ranks
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.hardware import peak_rss_gib
+from common.loss_plot import draw_in_place, perplexity
 from common.runs import Run, utc_now, write_json
 from common.settings import TrainingSettings
 
@@ -58,6 +59,10 @@ class RunCallback(TrainerCallback):
         due = time.monotonic() - self._saved_at >= 60 * self.settings.save_every_minutes
         if ranks.agree(due and ranks.is_leader()):
             control.should_save = True
+        every = self.settings.eval_every_steps
+        if every and state.global_step % every == 0 and not self._at_epoch_end(state) and self.trainer.eval_dataset:
+            control.should_evaluate = True
+            self._evaluation_started = time.monotonic()
         return self._obey(control)
 
     def on_log(self, args, state, control, logs=None, **_):
@@ -67,7 +72,7 @@ class RunCallback(TrainerCallback):
                     raise diverged(f"the {name.replace('_', ' ')} is {logs[name]}", state.global_step)
             self._report_step(state, logs)
         elif "eval_loss" in logs:
-            self.run.append_metrics({"step": state.global_step, "epoch": state.epoch, "eval_loss": logs["eval_loss"]})
+            self._report_evaluation(state, logs["eval_loss"])
 
     def on_epoch_end(self, args, state, control, **_):
         if not self.stopped and state.global_step != self._saved_step:
@@ -173,11 +178,13 @@ class RunCallback(TrainerCallback):
         seconds = sum(s for s, _ in self._step_times)
         tokens = sum(t for _, t in self._step_times)
         remaining = (state.max_steps - state.global_step) * seconds / len(self._step_times)
-        epochs_left = math.ceil(state.num_train_epochs) - int(state.epoch)
+        evaluations_left = math.ceil(state.num_train_epochs) - int(state.epoch)
+        if self.settings.eval_every_steps:
+            evaluations_left += (state.max_steps - state.global_step) // self.settings.eval_every_steps
         return {
             "tokens_per_s": round(tokens / seconds, 1),
             "step_s": round(seconds / len(self._step_times), 3),
-            "eta_s": round(remaining + self._evaluation_s * max(0, epochs_left), 1),
+            "eta_s": round(remaining + self._evaluation_s * max(0, evaluations_left), 1),
         }
 
     def _report_step(self, state, logs: Mapping[str, float]) -> None:
@@ -196,6 +203,20 @@ class RunCallback(TrainerCallback):
             f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
             f"{speed['tokens_per_s']:.0f} tokens/s  {speed['step_s']:.2f} s/step  eta {format_duration(speed['eta_s'])}"
         )
+
+    def _report_evaluation(self, state, loss: float) -> None:
+        record = {"step": state.global_step, "epoch": state.epoch, "eval_loss": loss, "perplexity": perplexity(loss)}
+        self.run.append_metrics(record)
+        if not self.settings.eval_every_steps:
+            return
+        if not self._at_epoch_end(state):
+            self._evaluation_s = time.monotonic() - self._evaluation_started
+            self.run.update_status("training", eval_loss=loss)
+            print(
+                f"step {state.global_step}/{state.max_steps}  eval loss {loss:.4f}  perplexity {perplexity(loss):.3f}"
+            )
+        if ranks.is_leader():
+            draw_in_place(state.log_history, self.epochs, self.run.folder)
 
 
 def diverged(what: str, step: int) -> UserError:

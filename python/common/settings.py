@@ -25,7 +25,10 @@ class ModelSettings:
 
     name: str = setting("base model: a folder, or a hub id fetched by `make download`", "recipes/demo/model")
     revision: str | None = setting("the hub's commit hash of the base model")
-    precision: Literal["auto", "bf16", "fp32", "nf4"] = setting("how the frozen weights are kept in memory", "auto")
+    precision: Literal["auto", "bf16", "fp16", "fp32", "nf4"] = setting(
+        "how the frozen weights are kept in memory", "auto"
+    )
+    compute: Literal["auto", "bf16", "fp16", "fp32"] = setting("in what weights kept in nf4 are multiplied", "auto")
 
 
 @dataclass
@@ -101,6 +104,9 @@ class TrainingSettings:
     scheduler: Literal["cosine", "linear", "constant"] = setting("learning-rate schedule after warm-up", "cosine")
     warmup_steps: int = setting("optimizer steps of linear warm-up", 10, low=0)
     warmup_ratio: float | None = setting("share of all steps to warm up in, instead of warmup_steps", low=0, high=0.999)
+    optimizer: Literal["adamw_torch", "paged_adamw_8bit"] = setting(
+        "AdamW in fp32, or with moments in 8 bits that may leave a full GPU", "adamw_torch"
+    )
     weight_decay: float = setting("AdamW weight decay", 0.01, low=0, high=1)
     max_grad_norm: float = setting("gradients are clipped to this norm", 1.0, above=0)
     seed: int = setting("seed of initialisation, dropout and data order", 42, low=0, high=2**32 - 1)
@@ -117,7 +123,10 @@ class TrainingSettings:
         "examples of a step laid end to end, their common beginning computed once; off: one by one", "auto"
     )
     pack_tokens: int = setting("longest pack in tokens", 2048, low=64, high=1_000_000)
+    group_by_length: bool = setting("examples of similar length share a step", False)
+    probe_memory: bool = setting("try the longest examples first, with a smaller micro-batch until they fit", False)
     log_every_steps: int = setting("optimizer steps between two logged losses", 1, low=1)
+    eval_every_steps: int | None = setting("optimizer steps between two evaluations, besides each epoch's end", low=1)
     save_every_minutes: float = setting("longest time between two checkpoints", 30, above=0)
     keep_checkpoints: int = setting("how many committed checkpoints are kept", 2, low=2)
     keep_epochs: bool = setting("keep an adapter of every epoch in checkpoint-epoch-N/", False)

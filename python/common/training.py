@@ -1,4 +1,4 @@
-"""Training: the one Trainer subclass and the callback that ties it to a run folder.
+"""Training: what this project adds to transformers' Trainer, and the callback that ties it to a run folder.
 
 What differs from the stock trainer: a batch is all examples of an optimizer step, packed or one by one, and its loss
 the mean over their trained tokens; the order of examples depends on seed and epoch alone; evaluation draws no random
@@ -16,8 +16,10 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from common import checkpoints, hardware, packed_model, ranks
+from common.data_order import EpochOrder
 from common.errors import StoppedRun
 from common.jobs import Job
+from common.memory_probe import fit_micro_batch
 from common.methods import load_state, save_state
 from common.packing import Pack, plan_packs
 from common.progress import RunCallback, diverged
@@ -25,6 +27,9 @@ from common.runs import Run
 from common.settings import TrainingSettings
 
 IGNORED = -100  # the label that cross-entropy leaves out
+# Gradients below 6e-8 are 0 in fp16, and those of a mean over many tokens are small. A constant factor, chosen so that
+# none comes near fp16's largest number, 65,504: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2.
+_FP16_LOSS_SCALE = 1024.0
 
 
 def seed_everything(seed: int) -> None:
@@ -32,14 +37,17 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def train(run: Run, job: Job, model) -> "RecipeTrainer":
+def train(run: Run, job: Job, model, trainer_class: type | None = None) -> "RecipeTraining":
     """Train ``model`` in ``run`` from its newest sound checkpoint, or from the start, and return the trainer.
 
-    Raises StoppedRun when the run was asked to stop, UserError (70) when loss or gradient is no longer finite.
+    ``trainer_class`` is RecipeTrainer, or another that RecipeTraining stands before. Raises StoppedRun when the run was
+    asked to stop, UserError (70) when loss or gradient is no longer finite.
     """
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.folder / "logs")
-    trainer = new_trainer(job, model, run.folder, report_to=["tensorboard"])
+    trainer = new_trainer(job, model, run.folder, ["tensorboard"], trainer_class)
     trainer.should_stop = run.stop_requested
+    if job.recipe.training.probe_memory:
+        fit_micro_batch(run, job.recipe.training, trainer)
     progress = RunCallback(run, job.recipe.training, trainer, job.fingerprint())
     trainer.add_callback(progress)
 
@@ -59,48 +67,39 @@ def train(run: Run, job: Job, model) -> "RecipeTrainer":
     return trainer
 
 
-def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = ()) -> "RecipeTrainer":
+def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = (), trainer_class: type | None = None):
     """Return a trainer for the job's examples, with ``model`` made ready for packs if the recipe packs."""
     hardware.return_freed_memory()
     if job.recipe.training.device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what is in fp32, the adapters for one
     if job.recipe.training.packing == "on":
         packed_model.enable_packs(model)
-    trainer = RecipeTrainer(
+    trainer_class = trainer_class or RecipeTrainer
+    trainer = trainer_class(
         numbers=job.recipe.training,
         model=model,
-        args=_training_arguments(job, output, report_to if ranks.is_leader() else ()),
+        args=_training_arguments(job, output, report_to if ranks.is_leader() else (), trainer_class.arguments),
         train_dataset=job.train_set,
         eval_dataset=job.validation_set,
         data_collator=lambda examples: {"examples": examples},
         processing_class=job.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if "fp16" in (job.recipe.model.precision, job.recipe.model.compute):
+        trainer.loss_scale = _FP16_LOSS_SCALE
     if job.engine:
         trainer.teach_parts()
     return trainer
 
 
-class EpochOrder(torch.utils.data.Sampler):
-    """The order of the examples in an epoch: a permutation drawn from seed and epoch, and from nothing else."""
+class RecipeTraining:
+    """What this project does otherwise than transformers' Trainer. Stands before it, or before a subclass of it."""
 
-    def __init__(self, size: int, seed: int, trainer: "RecipeTrainer"):
-        self.size, self.seed, self.trainer = size, seed, trainer
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self):
-        epoch = int(self.trainer.state.epoch or 0)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
-class RecipeTrainer(Trainer):
-    """transformers' Trainer with this project's data order, evaluation and checkpoints."""
+    arguments = TrainingArguments
 
     def __init__(self, numbers: TrainingSettings, **options):
         self.numbers = numbers
+        self.loss_scale = 1.0  # a power of two: the gradients are divided by it before anything looks at them
         self.should_stop: Callable[[], bool] = lambda: False
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
@@ -125,12 +124,26 @@ class RecipeTrainer(Trainer):
             collate_fn=self.data_collator,
         )
 
+    def examples_per_step(self) -> int:
+        """Return the global batch: how many examples of all ranks make an optimizer step."""
+        return self.args.train_batch_size * self.args.world_size
+
     def count_steps(self) -> int:
         """Return the number of optimizer steps of the whole training."""
         if self.args.max_steps > 0:
             return self.args.max_steps
-        per_epoch = math.ceil(len(self.train_dataset) / (self.args.train_batch_size * self.args.world_size))
+        per_epoch = math.ceil(len(self.train_dataset) / self.examples_per_step())
         return math.ceil(self.args.num_train_epochs * per_epoch)
+
+    def example_lengths(self) -> Sequence[int]:
+        """Return the number of tokens of each training example."""
+        return [len(example) for example in self.train_dataset]
+
+    def longest_examples(self, count: int) -> list:
+        """Return the ``count`` longest training examples, the longest first."""
+        lengths = self.example_lengths()
+        places = sorted(range(len(lengths)), key=lambda place: -lengths[place])[:count]
+        return self.data_collator([self.train_dataset[place] for place in places])["examples"]
 
     def load_finished(self, checkpoint: Path) -> None:
         """Load adapter and state of a training that has no step left."""
@@ -138,7 +151,8 @@ class RecipeTrainer(Trainer):
         self.state = type(self.state).load_from_json(str(checkpoint / "trainer_state.json"))
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
-        return EpochOrder(len(train_dataset or self.train_dataset), self.args.seed, self)
+        lengths = self.example_lengths() if self.numbers.group_by_length else None
+        return EpochOrder(len(train_dataset or self.train_dataset), self.args.seed, self, lengths)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run forward and backward over all examples of an optimizer step; return their mean loss per trained token.
@@ -146,6 +160,7 @@ class RecipeTrainer(Trainer):
         The parts are dealt out to the ranks, and each computes as many: one that has none left repeats a part with
         weight 0, for gradients are added up after each. DeepSpeed takes the mean over the ranks, hence the weight.
         """
+        hardware.reseed_apple_gpu(self.args.device.type, self.args.seed, self.state.global_step)
         examples = inputs["examples"]
         trained = count_trained(examples)
         parts = self.split_step(examples)
@@ -159,14 +174,22 @@ class RecipeTrainer(Trainer):
             part_loss = summed * weight / trained
             if self.is_deepspeed_enabled:  # which takes the step inside backward, at the last part
                 self.accelerator.gradient_state._set_sync_gradients(number == rounds - 1)
-            self.accelerator.backward(part_loss)
+            self.accelerator.backward(part_loss * self.loss_scale)
             loss += part_loss.detach()
+        self.unscale_gradients()
         if self.args.world_size > 1:
             loss = torch.full_like(loss, ranks.add_up(loss.item()) / self.args.world_size)
         if not torch.isfinite(loss):
             raise diverged(f"the loss is {loss.item()}", self.state.global_step + 1)
         self.tokens_seen += sum(len(example) for example in examples)
         return loss
+
+    def unscale_gradients(self) -> None:
+        """Divide the gradients by the loss's scale: exact, for both are powers of two."""
+        if self.loss_scale != 1.0:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= self.loss_scale
 
     def deal(self, parts: list) -> list:
         """Return this rank's share of the parts of a step."""
@@ -199,7 +222,7 @@ class RecipeTrainer(Trainer):
         Iterates without a DataLoader, which would draw from the random state that training continues with.
         """
         examples = eval_dataset or self.eval_dataset
-        size = self.args.train_batch_size * self.args.world_size
+        size = self.examples_per_step()
         loss_sum, trained = 0.0, 0
         self.model.eval()
         for start in range(0, len(examples), size):
@@ -226,6 +249,10 @@ class RecipeTrainer(Trainer):
         load_state(self.model, Path(resume_from_checkpoint))
 
 
+class RecipeTrainer(RecipeTraining, Trainer):
+    """transformers' Trainer with this project's data order, evaluation and checkpoints."""
+
+
 def count_trained(examples: Sequence) -> int:
     """Return the number of trained tokens; the first token of a sequence cannot be predicted."""
     return sum(sum(example.completion_mask[1:]) for example in examples)
@@ -247,10 +274,10 @@ def pad(examples: Sequence, pad_token_id: int) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _training_arguments(job: Job, output: Path, report_to: Sequence[str]) -> TrainingArguments:
+def _training_arguments(job: Job, output: Path, report_to: Sequence[str], kind: Callable) -> TrainingArguments:
     """Map the recipe's numbers onto transformers' names. Saving and evaluating are driven by the run's callback."""
     numbers = job.recipe.training
-    return TrainingArguments(
+    return kind(
         output_dir=str(output),
         num_train_epochs=numbers.epochs,
         max_steps=numbers.max_steps or -1,
@@ -261,7 +288,7 @@ def _training_arguments(job: Job, output: Path, report_to: Sequence[str]) -> Tra
         warmup_steps=numbers.warmup_steps if numbers.warmup_ratio is None else numbers.warmup_ratio,
         weight_decay=numbers.weight_decay,
         max_grad_norm=numbers.max_grad_norm,
-        optim="adamw_torch",
+        optim=numbers.optimizer,
         seed=numbers.seed,
         data_seed=numbers.seed,
         use_cpu=numbers.device == "cpu",

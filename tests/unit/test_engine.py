@@ -74,6 +74,16 @@ def test_each_contradiction_is_refused(recipe, tmp_path, change, expected):
     assert len(caught.value.problems) == 1 and expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("model", "precision", "nf4"), ("model", "precision", "fp16"), ("training", "probe_memory", True)],
+)
+def test_what_one_process_can_and_ranks_cannot_is_refused(recipe, group, key, value):
+    setattr(getattr(recipe, group), key, value)
+    with pytest.raises(UserError, match=f"{group}.{key} is {str(value).lower()}"):
+        engine.check_config(recipe)
+
+
 def test_values_that_repeat_the_recipe_are_welcome(recipe, tmp_path):
     same = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2, "train_batch_size": 128}
     path = tmp_path / "ds.json"

@@ -3,7 +3,7 @@
 import pytest
 
 from common import footprint
-from common.settings import MethodSettings
+from common.settings import MethodSettings, load_recipe
 
 MISTRAL_7B = {
     "hidden_size": 4096,
@@ -31,6 +31,39 @@ def test_weights_by_precision():
     assert estimate("fp32").weights == pytest.approx(26.98, abs=0.01)
     assert estimate("bf16").weights == pytest.approx(13.49, abs=0.01)
     assert 3.6 < estimate("nf4").weights < 4.1
+
+
+LLAMA_3B = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+LLAMA_8B = MISTRAL_7B | {"vocab_size": 128256}
+ON_A_CARD = {"checkpoint_every": 1, "optimizer": "paged_adamw_8bit", "gpu": True, "few_logits": True}
+
+
+def test_small_cards_are_enough_by_estimate():
+    """The 3B by utn-qlora's numbers; an 8B with rank 8, as in torchtune's recipe for one card, which states 7.4 GiB."""
+    recipe = load_recipe("utn-qlora")
+    assert sum(footprint.count_weights(LLAMA_3B)) == 3_212_749_824  # as the hub states for Llama-3.2-3B
+    adapter_mib = footprint.count_trainable(LLAMA_3B, recipe.method) * 4 / 2**20
+    assert adapter_mib == pytest.approx(185.5, abs=0.1)
+    assert footprint.estimate_training(LLAMA_3B, recipe.method, "nf4", 512, **ON_A_CARD).total < 5 * 1e9 / 2**30
+    rank_8 = MethodSettings(rank=8, alpha=16, targets=recipe.method.targets)
+    assert footprint.estimate_training(LLAMA_8B, rank_8, "nf4", 2048, **ON_A_CARD).total < 7.4
+
+
+def test_eight_bits_and_few_logits_are_seen_to_save_memory():
+    plain = footprint.estimate_training(LLAMA_3B, MethodSettings(), "nf4", 2048, checkpoint_every=1, gpu=True)
+    small = footprint.estimate_training(LLAMA_3B, MethodSettings(), "nf4", 2048, **ON_A_CARD)
+    assert small.adapter == pytest.approx(plain.adapter * 10 / 16)
+    assert small.logits < plain.logits / 7
+    assert small.runtime == plain.runtime < estimate().runtime
 
 
 def test_what_saves_memory_is_seen_to_save_it():

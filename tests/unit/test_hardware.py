@@ -31,6 +31,101 @@ def test_nf4_is_refused_on_a_mac(monkeypatch):
     assert caught.value.exit_code == ExitCode.UNAVAILABLE
 
 
+@pytest.fixture
+def apple(monkeypatch):
+    """An Apple GPU, as far as PyTorch's public interface tells; call it with the version of macOS."""
+    import torch
+
+    def with_macos(version: int, recommended_gib: float = 12.0, allocated_gib: float = 1.0):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        monkeypatch.setattr(
+            torch.backends.mps, "is_macos_or_newer", lambda major, minor: (version, 0) >= (major, minor)
+        )
+        monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: recommended_gib * hardware.GIB)
+        monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: allocated_gib * hardware.GIB)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    return with_macos
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA card, as far as PyTorch's public interface tells; call it with whether it has bf16."""
+    import torch
+
+    def with_bf16(has_bf16: bool):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
+
+    return with_bf16
+
+
+def test_a_mac_computes_on_its_gpu_in_the_half_precision_it_has(apple):
+    apple(14)
+    assert hardware.pick_device("auto") == ("mps", "an Apple GPU is here")
+    assert hardware.pick_precision("auto", "mps").value == "bf16"
+    apple(13)
+    assert hardware.pick_precision("auto", "mps") == ("fp16", "bf16 needs macOS 14")
+    with pytest.raises(UserError, match="bf16 is not available: bf16 needs macOS 14 — allowed: auto, fp16, fp32"):
+        hardware.pick_precision("bf16", "mps")
+    assert hardware.pick_precision("fp32", "mps").value == "fp32"
+
+
+def test_nothing_is_quantised_on_an_apple_gpu(apple):
+    apple(14)
+    with pytest.raises(UserError, match="precision nf4 on an Apple GPU") as caught:
+        hardware.pick_precision("nf4", "mps")
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_memory_of_an_apple_gpu_is_what_metal_recommends_less_what_is_taken(apple, monkeypatch):
+    apple(14)
+    free = type("Memory", (), {"available": 64 * hardware.GIB, "total": 64 * hardware.GIB})
+    monkeypatch.setattr(hardware.psutil, "virtual_memory", lambda: free)
+    assert hardware.memory_gib("mps") == (11.0, 12.0)
+
+
+def test_dropout_on_an_apple_gpu_depends_on_seed_and_step(monkeypatch):
+    """It must not depend on what was drawn before: a checkpoint does not hold Metal's random state."""
+    import torch
+
+    drawn = []
+    monkeypatch.setattr(torch.mps, "manual_seed", drawn.append)
+    for seed, step in ((42, 0), (42, 1), (43, 0), (42, 1)):
+        hardware.reseed_apple_gpu("mps", seed, step)
+    assert drawn[1] == drawn[3] and len(set(drawn)) == 3
+    hardware.reseed_apple_gpu("cuda", 42, 0)
+    assert len(drawn) == 4
+
+
+def test_a_card_without_bf16_multiplies_in_fp16(card):
+    card(True)
+    assert hardware.pick_device("auto").value == "cuda"
+    assert hardware.pick_compute("auto", "nf4", "cuda") == ("bf16", "Card computes in it")
+    card(False)
+    assert hardware.pick_compute("auto", "nf4", "cuda") == ("fp16", "Card has no bf16, cards before Ampere do not")
+    assert hardware.pick_precision("auto", "cuda").value == "fp16"
+    with pytest.raises(UserError, match="bf16 is not available: Card has no bf16"):
+        hardware.pick_compute("bf16", "nf4", "cuda")
+
+
+def test_a_cpu_multiplies_nf4_as_it_multiplies_anything(monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
+    assert hardware.pick_compute("auto", "nf4", "cpu").value == "bf16"
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx2"})
+    assert hardware.pick_compute("auto", "nf4", "cpu").value == "fp32"
+    assert hardware.pick_compute("auto", "bf16", "cpu") == ("bf16", "as the weights")
+
+
+def test_moments_in_eight_bits_are_for_cuda():
+    assert hardware.pick_optimizer("paged_adamw_8bit", "cuda").value == "paged_adamw_8bit"
+    for device in ("cpu", "mps"):
+        choice = hardware.pick_optimizer("paged_adamw_8bit", device)
+        assert choice.value == "adamw_torch" and "need CUDA" in choice.reason
+    assert hardware.pick_optimizer("adamw_torch", "cpu") == ("adamw_torch", "asked for")
+
+
 def test_an_absent_device_is_an_error_not_a_slow_surprise(monkeypatch):
     import torch
 

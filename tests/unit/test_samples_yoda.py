@@ -6,13 +6,22 @@ python -m pytest tests/unit/test_samples_yoda.py
 import hashlib
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
 from common.data import load_examples
 from common.data.leaks import KINDS, check_leaks
 from common.samples.files import encode_rows, write_splits
-from common.samples.yoda import ROWS, draw_clauses, generate_dataset, say_as_yoda, say_plainly
+from common.samples.yoda import (
+    FEW_WORDS_ROWS,
+    ROWS,
+    draw_clauses,
+    generate_dataset,
+    generate_few_words,
+    say_as_yoda,
+    say_plainly,
+)
 from common.samples.yoda_clauses import CLAUSE_KINDS, Clause, ClauseWriter
 
 # The bytes of seed 42. A change here changes every figure measured on them: it must be wanted.
@@ -69,6 +78,19 @@ def test_the_files_load_and_nothing_leaks(tmp_path, seed):
     assert [part.notes for part in loaded.values()] == [[], []]
     leaks = check_leaks({split: part.examples for split, part in loaded.items()})
     assert [leaks[kind] for kind in KINDS] == [0, 0, 0, 0]
+
+
+def test_the_sentences_of_few_words_are_those_that_are_shipped_and_leak_nothing():
+    folder = Path(__file__).parents[2] / "recipes" / "demo" / "data" / "yoda"
+    rows = generate_few_words(42)
+    assert {split: len(part) for split, part in rows.items()} == FEW_WORDS_ROWS
+    assert {path.stem: path.read_bytes() for path in folder.iterdir()} == {
+        split: encode_rows(part) for split, part in rows.items()
+    }
+    leaks = check_leaks({split: load_examples(folder / f"{split}.jsonl").examples for split in rows})
+    assert [leaks[kind] for kind in KINDS] == [0, 0, 0, 0]
+    words = {split: set(re.findall(r"[a-z]+", str(part).lower())) for split, part in rows.items()}
+    assert len(words["train"]) < 120 and words["validation"] <= words["train"]
 
 
 @pytest.mark.parametrize("seed", [42, 7])

@@ -123,7 +123,7 @@ def test_paths_of_the_command_line_are_taken_from_where_the_user_stands(tmp_path
         ("method: {rank: 0}", "at least 1"),
         ("method: {targets: []}", "a list of names is needed"),
         ("method: {kind: lara}", "did you mean lora?"),
-        ("model: {precision: fp61}", "allowed: auto, bf16, fp32, nf4"),
+        ("model: {precision: fp61}", "allowed: auto, bf16, fp16, fp32, nf4"),
         ("training: 3", "'training' must hold keys"),
         ("training: {epochs: 1, epochs: 2}", "key 'epochs' is written twice"),
         ("training: {epochs: [}", "mine.yaml:2"),
@@ -158,6 +158,25 @@ def test_the_medical_recipes_have_the_numbers_they_are_known_by():
         assert recipe.model.name == "mistralai/Mistral-7B-Instruct-v0.2"
         smoke = load_recipe(recipe.name, smoke=True)  # the common overlay, and the recipe's own on top
         assert smoke.model.name == "recipes/demo/model" and smoke.training.max_steps > 4
+
+
+def test_the_recipes_for_one_small_machine_have_the_numbers_they_are_known_by():
+    utn, yoda = load_recipe("utn-qlora"), load_recipe("yoda-mps")
+    assert (utn.model.name, utn.model.precision) == ("meta-llama/Llama-3.2-3B-Instruct", "nf4")
+    assert (utn.method.rank, utn.method.alpha, utn.method.dropout, len(utn.method.targets)) == (32, 64, 0.05, 7)
+    numbers = utn.training
+    assert (numbers.micro_batch, numbers.gradient_accumulation, utn.data.max_length_tokens) == (1, 2, 512)
+    assert (numbers.learning_rate, numbers.scheduler, numbers.max_steps, numbers.warmup_steps) == (
+        1e-4, "cosine", 2000, 100
+    )  # fmt: skip
+    assert (numbers.weight_decay, numbers.max_grad_norm, numbers.optimizer) == (0.01, 0.5, "paged_adamw_8bit")
+    assert (numbers.eval_every_steps, numbers.log_every_steps, numbers.group_by_length) == (200, 50, True)
+    assert yoda.model.name == "microsoft/Phi-3-mini-4k-instruct"
+    assert (yoda.method.rank, yoda.method.alpha, yoda.method.dropout) == (8, 16, 0.05)
+    assert yoda.method.targets == ["o_proj", "qkv_proj", "gate_up_proj", "down_proj"]
+    numbers = yoda.training
+    assert (numbers.epochs, numbers.micro_batch, numbers.optimizer) == (10, 4, "adamw_torch")
+    assert (numbers.activation_checkpointing, numbers.probe_memory, numbers.device) == ("on", True, "auto")
 
 
 def test_a_folder_of_splits_is_its_training_and_validation_files(tmp_path):

@@ -13,6 +13,7 @@ from common.methods.fitting import check_adapter, check_method, why_no_packs
 from common.methods.kinds import (
     add_method,
     count_parameters,
+    describe_trainable,
     load_adapter,
     load_state,
     require_trained,
@@ -26,6 +27,7 @@ __all__ = [
     "check_adapter",
     "check_method",
     "count_parameters",
+    "describe_trainable",
     "load_adapter",
     "load_state",
     "require_trained",

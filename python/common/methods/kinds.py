@@ -7,7 +7,9 @@ adapter is what a user loads; the state is what a training resumes from, and may
 import importlib
 from pathlib import Path
 
+from common import footprint
 from common.errors import ExitCode, Problem, UserError
+from common.models import read_config
 from common.runs import read_json
 from common.settings import MethodSettings
 
@@ -40,9 +42,12 @@ def keep_nf4_layout(model) -> None:
 
 
 def freeze(model):
-    """Return ``model`` with no parameter to train; of a model in 4 bits, the weights that are not become fp32."""
+    """Return ``model`` with no parameter to train; of a model in 4 bits on a CPU, the weights that are not become fp32.
+
+    On a GPU they stay in the precision of the products: in fp32 the embedding of Llama-3.2-3B alone would take 1.5 GiB.
+    """
     model.requires_grad_(False)
-    if getattr(model, "is_loaded_in_4bit", False):
+    if getattr(model, "is_loaded_in_4bit", False) and model.device.type == "cpu":
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -54,6 +59,19 @@ def count_parameters(model) -> tuple[int, int]:
     from peft import PeftModel
 
     return PeftModel.get_nb_trainable_parameters(model)
+
+
+def describe_trainable(model, settings: MethodSettings, base_folder: Path) -> str:
+    """Return the line that peft prints of what is trained, once it agrees with the closed formula.
+
+    Raises UserError (70) when it does not: then something is trained that should not be, or the other way round.
+    """
+    trainable, total = count_parameters(model)
+    expected = footprint.count_trainable(read_config(base_folder), settings)
+    if trainable != expected:
+        what = f"{trainable:,} parameters are to be trained, by the formula of {settings.kind} it is {expected:,}"
+        raise UserError(Problem(what, "both the same"), ExitCode.INTERNAL)
+    return f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}"
 
 
 def save_adapter(model, folder: Path) -> None:

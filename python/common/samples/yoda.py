@@ -7,12 +7,14 @@ becomes a duty ("Close the door." – "Close the door, you must.").
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from common.samples.dice import Dice
 from common.samples.yoda_clauses import CLAUSE_KINDS, Clause, ClauseWriter
 
 ROWS = {"train": 600, "validation": 120}
+FEW_WORDS = ("mood", "scene", "role")  # kinds of clauses that get by with a hundred words
+FEW_WORDS_ROWS = {"train": 400, "validation": 60}
 CONTRACTED = 0.5  # of the sentences that can be are written "isn't" and "I'll"
 
 _NOT = r"(is|are|was|were|do|does|did|has|have|would|should|must) not"
@@ -25,10 +27,19 @@ def generate_dataset(seed: int) -> dict[str, list[dict]]:
 
     No combination of a verb and its object (or of a thing and what is said about it) is in both splits.
     """
+    return _generate(seed, ROWS, CLAUSE_KINDS)
+
+
+def generate_few_words(seed: int) -> dict[str, list[dict]]:
+    """Return what :func:`generate_dataset` does, of few words: for a model that must learn each."""
+    return _generate(seed, FEW_WORDS_ROWS, {kind: CLAUSE_KINDS[kind] for kind in FEW_WORDS})
+
+
+def _generate(seed: int, counts: Mapping[str, int], kinds: Mapping[str, float]) -> dict[str, list[dict]]:
     rows = {}
-    for split, count in ROWS.items():
+    for split, count in counts.items():
         pairs = {}
-        for clause, dice in draw_clauses(seed, split):
+        for clause, dice in draw_clauses(seed, split, kinds):
             pairs.setdefault(say_plainly(clause, contracted=dice.chance(CONTRACTED)), say_as_yoda(clause))
             if len(pairs) == count:
                 break
@@ -36,13 +47,16 @@ def generate_dataset(seed: int) -> dict[str, list[dict]]:
     return rows
 
 
-def draw_clauses(seed: int, split: str) -> Iterator[tuple[Clause, Dice]]:
-    """Yield the clauses of a split without end, repeats among them, each with the dice it was drawn with."""
+def draw_clauses(seed: int, split: str, kinds: Mapping[str, float] = CLAUSE_KINDS) -> Iterator[tuple[Clause, Dice]]:
+    """Yield the clauses of a split without end, repeats among them, each with the dice it was drawn with.
+
+    ``kinds`` are the kinds of clauses, each with how often it is drawn.
+    """
     writer = ClauseWriter(seed, split)
     number = 0
     while True:
         dice = Dice(seed, "yoda", split, number)
-        yield writer.write(dice.weighted(CLAUSE_KINDS), dice), dice
+        yield writer.write(dice.weighted(kinds), dice), dice
         number += 1
 
 

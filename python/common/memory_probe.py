@@ -1,0 +1,100 @@
+"""Does a step fit in memory? Tried before the first one on the longest examples, not found out after hours.
+
+The stock answer, auto_find_batch_size, restarts a training that ran out of memory, and the count of its steps with it.
+Here the forward pass and the gradients of the longest micro-batch are computed once; while memory does not suffice, the
+micro-batch is divided and accumulation multiplied, so that the global batch stays. What was found is kept in the
+manifest, and a resumed run uses it without trying again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers.trainer_utils import set_seed
+
+from common import hardware
+from common.errors import ExitCode, Problem, UserError
+from common.runs import Run
+from common.settings import TrainingSettings
+
+PROBE = "memory_probe"  # its entry in run.json
+_SETTLED = ("micro_batch", "gradient_accumulation", "pack_tokens")
+
+
+def fit_micro_batch(run: Run, training: TrainingSettings, trainer) -> None:
+    """Settle ``training``'s micro-batch and accumulation (of packs, the longest) by trying the longest examples.
+
+    Raises UserError (69) when not even a single example fits. Afterwards the random state is that of the seed.
+    """
+    manifest = run.manifest()
+    if PROBE not in manifest:
+        found = settle(training, trainer)
+        manifest["settings"]["training"] |= {key: found[key] for key in _SETTLED}
+        run.write_manifest(manifest | {PROBE: found})
+        print(f"memory probe: {describe(found)}")
+    set_seed(training.seed)
+
+
+def settle(training: TrainingSettings, trainer) -> dict[str, Any]:
+    """Divide the micro-batch in ``training`` until the longest one fits; return what run.json keeps of it."""
+    if trainer.args.activation_checkpointing:  # else it would begin with the training
+        options = dict(trainer.args.activation_checkpointing_kwargs or {})
+        every = options.pop("every_n_layers", 1)
+        trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, every_n_layers=every)
+    longest = trainer.longest_examples(training.micro_batch)
+    began = training.micro_batch, training.pack_tokens
+    while not fits(trainer, longest[: training.micro_batch]):
+        if not divide(training, len(longest[0])):
+            what = f"the longest example, {len(longest[0])} tokens, does not fit in the memory of {training.device}"
+            remedy = "a smaller data.max_length_tokens, or --set training.activation_checkpointing=on"
+            raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
+    return {
+        "longest_tokens": len(longest[0]),
+        "reduced": began != (training.micro_batch, training.pack_tokens),
+        "peak_gpu_gib": hardware.peak_gpu_gib(),
+        **{key: getattr(training, key) for key in _SETTLED},
+    }
+
+
+def divide(training: TrainingSettings, longest_tokens: int) -> bool:
+    """Make what goes through the model at a time smaller, the global batch unchanged; False when it cannot be."""
+    if training.packing == "on":
+        before, training.pack_tokens = training.pack_tokens, max(longest_tokens, training.pack_tokens // 2)
+        return training.pack_tokens < before
+    before = training.micro_batch
+    if before == 1:
+        return False
+    training.micro_batch = max(part for part in range(1, before) if before % part == 0)
+    training.gradient_accumulation *= before // training.micro_batch
+    return True
+
+
+def fits(trainer, examples: Sequence) -> bool:
+    """Compute loss and gradients of ``examples``, with room kept for AdamW's moments; False when memory is short."""
+    try:
+        return _try_step(trainer, examples)
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise
+    finally:
+        trainer.model.zero_grad(set_to_none=True)
+        clear_device_cache(garbage_collection=True)
+    return False
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Return what a probe found, in words."""
+    batch = f"micro-batch {found['micro_batch']} × accumulation {found['gradient_accumulation']}"
+    how = "made smaller until it fitted" if found["reduced"] else "fits"
+    return f"{batch} {how}, tried on the longest examples (up to {found['longest_tokens']} tokens)"
+
+
+def _try_step(trainer, examples: Sequence) -> bool:
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    moments = [torch.empty_like(parameter) for parameter in trained for _ in range(2)]
+    trainer.model.train()
+    for part in trainer.split_step(examples):
+        trainer.sum_loss(part).backward()
+    del moments
+    return True
