@@ -33,16 +33,17 @@ OPTIONS = {
 def main() -> None:
     args = recipe_parser(__doc__, OPTIONS, default_recipe="utn-qlora", kind="lora").parse_args()
 
-    from common.artifacts import save_finished
-    from common.methods import add_method, describe_trainable
-    from common.models import load_model
     from common.preparation import open_run, prepare
-    from common.sft import SftRecipeTrainer
-    from common.training import train
 
     job = prepare(args, OPTIONS)
     if args.check:
         return
+
+    from common.artifacts import save_finished  # after the checks, which do without what takes seconds to import
+    from common.methods import add_method, describe_trainable
+    from common.models import load_model
+    from common.sft import SftRecipeTrainer
+    from common.training import train
 
     recipe = job.recipe
     with open_run(job) as run:
