@@ -48,7 +48,7 @@ def test_planted_tokens_are_found_nowhere(tmp_path):
     call("status.py", "--json")
     call("reproduce_run.py", "--run", "secret")
     short, program = ("--max-new-tokens", "4"), str(tmp_path / "program.json")
-    few = ("--dev", "2", "--candidates", "2", "--trials", "2", "--demonstrations", "1")
+    few = ("--dev", "2", "--candidates", "3", "--trials", "2", "--demonstrations", "1")
     call("optimize_prompt.py", "--recipe", "demo", "--output", program, *few, *short)
     call("compare_ba_models.py", "--run", "secret", "--optimized", program, *short)
     test = tmp_path / "test.jsonl"
