@@ -63,8 +63,20 @@ def check_model_folder(folder: Path) -> list[Problem]:
         return [Problem(f"{folder} holds no config.json", "a model folder in the hub's layout is needed")]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return [Problem(f"{folder} holds no tokenizer", "tokenizer.json is needed")]
+    kind = read_config(folder).get("model_type")
+    if not _is_known(kind):
+        what = f"{folder} is a model of type '{kind}', which transformers does not know"
+        return [Problem(what, "code that comes with a model is never run", "choose a model of a known type")]
     shards, problems = weights.list_weight_files(folder)
     return problems + [problem for shard in shards if (problem := weights.check_safetensors(shard))]
+
+
+def _is_known(model_type: str | None) -> bool:
+    if model_type in PACKABLE:
+        return True
+    from transformers import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
 
 
 def hash_model_files(folder: Path) -> dict[str, str]:

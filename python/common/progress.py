@@ -115,7 +115,8 @@ class RunCallback(TrainerCallback):
         self._write_epochs()
         if entry["eval_loss"] is not None:
             self.run.update_status(eval_loss=entry["eval_loss"])
-            print(f"epoch {entry['epoch']:g}  train loss {entry['train_loss']:.4f}  eval loss {entry['eval_loss']:.4f}")
+            trained = "not logged" if entry["train_loss"] is None else f"{entry['train_loss']:.4f}"
+            print(f"epoch {entry['epoch']:g}  train loss {trained}  eval loss {entry['eval_loss']:.4f}")
 
     def _open_epoch(self, state) -> None:
         """Add the epoch that just ended; its evaluation follows."""

@@ -222,6 +222,23 @@ def test_84_a_download_without_a_network(tmp_path):
     assert done.returncode == 69 and "Traceback" not in done.stderr, done.stderr
 
 
+def test_code_that_comes_with_a_model_is_never_run(kitchen):
+    base, ran = shutil.copytree(DEMO_MODEL, kitchen.runs.parent / "base"), kitchen.runs.parent / "ran"
+    (base / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    for name, maps in (
+        ("config.json", {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.OwnTokenizer", None]}),
+    ):
+        (base / name).write_text(json.dumps(json.loads((base / name).read_text()) | {"auto_map": maps}))
+    words = ("--recipe", "demo", "--run", "own", "--check", "--base-model", str(base))
+    assert kitchen.cook(*words)[0] == 0, "a known type: what is in transformers is used"
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    code, said = kitchen.cook(*words)
+    assert code == 66 and "is a model of type 'own'" in said and "never run" in said
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize(("method", "step"), [("on_train_begin", 0), ("on_prediction_step", 2), ("on_save", 3)])
 def test_81_a_stop_in_the_load_in_an_evaluation_in_a_save(kitchen, method, step):
     def stop_twice(run):
