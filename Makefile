@@ -5,8 +5,8 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help setup demo doctor data inspect download demo-model test-model debug-model train train-cpu \
         train-cpu-background train-h100 train-qlora train-adapter train-ptuning train-peft-v3 train-mps pipeline \
-        search-rate status logs stop resume compare reproduce soak optimize evaluate bench bench-generate bench-data \
-        bench-overhead bench-gpu clean test lint format
+        search-rate status watch tensorboard logs stop resume compare reproduce soak optimize evaluate bench \
+        bench-generate bench-data bench-overhead bench-gpu clean test lint format
 
 ##@ Begin here
 help: ## this list
@@ -61,6 +61,10 @@ search-rate: ## train a recipe once a learning rate and compare on its validatio
 ##@ Runs
 status: ## every run: state, progress, speed, time left, memory, last log lines (RUN= JSON=1)
 	@scripts/call.sh status RUN=--run JSON=--json!
+watch: ## the same, live on the terminal: bar, losses, speed, time left, memory, next save, last warning (RUN= EVERY=1)
+	@scripts/call.sh status RUN=--run EVERY=--every -- --watch
+tensorboard: ## the curves of all runs, or of one, in a browser on this machine (RUN= PORT=6006)
+	@scripts/call.sh open_tensorboard RUN=--run PORT=--port
 logs: ## the log of a run, followed while it runs (RUN= LINES=20 FOLLOW=0)
 	@scripts/logs.sh
 stop: ## save and end a run (RUN= GRACE=seconds)

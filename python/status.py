@@ -1,36 +1,47 @@
-"""Show the runs: state, progress, speed, remaining time, memory, the last log lines, and why one is not running."""
+"""Show the runs: state, progress, speed, remaining time, memory, the last log lines, and why one is not running.
+
+python python/status.py                     once, as a table
+python python/status.py --watch             follow them on the terminal until Ctrl-C
+python python/status.py --json              once, for scripts
+"""
 
 import json
 import sys
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError, did_you_mean, run_command
+from common.runs import history, view
 from common.runs.choose import choose_run
 
 FIELDS = (
     *("name", "recipe", "state", "reason", "running", "pid", "host"),
-    *("step", "total_steps", "epoch", "loss", "eval_loss", "tokens_per_s", "eta_s", "elapsed_s"),
-    *("rss_gib", "peak_rss_gib", "started_at", "updated_at", "ended_at"),
-    *("exit_code", "error", "stop_requested", "folder", "last_log_lines"),
+    *("step", "total_steps", "epoch", "loss", "losses", "eval_loss", "tokens_per_s", "eta_s", "next_save_s"),
+    *("elapsed_s", "rss_gib", "peak_rss_gib", "started_at", "updated_at", "ended_at"),
+    *("exit_code", "error", "last_warning", "stop_requested", "folder", "last_log_lines"),
 )
 
 
 def main() -> None:
     options = read_options()
-    folders = runs.list_runs()
-    if options.run:
-        folders = [runs.runs_dir() / choose_run(options.run, "status", bool)]
-    elif options.newest:
-        folders = folders[-1:]
-    statuses = [{**runs.read_status(folder, options.lines), "folder": str(folder)} for folder in folders]
-    records = [{field: status.get(field) for field in FIELDS} for status in statuses]
+    if options.field and options.field not in FIELDS:
+        hint = did_you_mean(options.field, FIELDS)
+        raise UserError(Problem(f"no field '{options.field}'", f"fields: {', '.join(FIELDS)}", hint), ExitCode.USAGE)
+    if options.every <= 0:
+        raise UserError(Problem(f"--every is {options.every:g}", "above 0 seconds"), ExitCode.USAGE)
+    name = choose_run(options.run, "status", bool) if options.run else None
 
+    if options.watch and sys.stdout.isatty():
+        watch(options, name)
+        return
+    records = read_records(options, name)
     if options.field:
-        print_field(records, options.field)
+        for record in records:
+            value = record[options.field]
+            print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     elif options.json:
         print(json.dumps(records, indent=2, ensure_ascii=False))
     elif records:
-        print_table(records)
+        view.print_table(records)
     else:
         print(f"no runs in {runs.runs_dir()} yet; make demo starts the first")
 
@@ -42,75 +53,33 @@ def read_options():
     parser.add_argument("--lines", type=int, default=2, metavar="N", help="how many log lines to show of each run")
     parser.add_argument("--json", action="store_true", help="as a JSON list, with every field")
     parser.add_argument("--field", metavar="KEY", help="print this field only, one line a run, as in state or folder")
+    parser.add_argument("--watch", action="store_true", help="follow them on the terminal; elsewhere, print once")
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks of --watch")
     return parser.parse_args(sys.argv[1:])
 
 
-def print_field(records: list[dict], field: str) -> None:
-    if field not in FIELDS:
-        hint = did_you_mean(field, FIELDS)
-        raise UserError(Problem(f"no field '{field}'", f"fields: {', '.join(FIELDS)}", hint), ExitCode.USAGE)
-    for record in records:
-        value = record[field]
-        print(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def print_table(records: list[dict]) -> None:
-    """Print one row a run, and below it its reason and last log lines; colours on terminals only."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    rows = [HEADER, *(format_row(record) for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    for row, record in zip(rows, [None, *records], strict=True):
-        line = "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+def watch(options, name: str | None) -> None:
+    """Follow all runs until Ctrl-C, or one run until it ends; then the table stays on the screen."""
+    try:
+        view.watch(
+            lambda: read_records(options, name),
+            options.every,
+            lambda records: name is not None and not records[0]["running"],
         )
-        console.print(Text(line.rstrip(), style="bold" if record is None else COLOURS[record["state"]]), soft_wrap=True)
-        if record is not None:
-            for note in [record["reason"], *record["last_log_lines"]]:
-                if note:
-                    console.print(Text(f"    {note}", style="dim"), soft_wrap=True)
+    except KeyboardInterrupt:
+        return
+    view.print_table(read_records(options, name))
 
 
-HEADER = ("RUN", "STATE", "PID", "ELAPSED", "STEP", "LOSS", "TOKENS/S", "ETA", "MEMORY", "UPDATED (UTC)")
-COLOURS = dict.fromkeys(runs.STATES, "cyan") | {
-    "completed": "green",
-    "stopped": "yellow",
-    "failed": "red",
-    "crashed": "red",
-}
-
-
-def format_row(record: dict) -> tuple[str, ...]:
-    """Return the cells of one run, in the order of HEADER; "-" where nothing is known."""
-    memory = record["rss_gib"] if record["running"] else record["peak_rss_gib"]
-    step = None if record["step"] is None else f"{record['step']}/{record['total_steps'] or '?'}"
-    return (
-        record["name"],
-        "stopping" if record["stop_requested"] else record["state"],
-        str(record["pid"]) if record["running"] and record["pid"] else "-",
-        format_duration(record["elapsed_s"]),
-        step or "-",
-        format_number(record["loss"], ".4f"),
-        format_number(record["tokens_per_s"], ".0f"),
-        format_duration(record["eta_s"]),
-        format_number(memory, ".2f", " GiB"),
-        str(record["updated_at"] or "-").removesuffix("+00:00").replace("T", " "),
-    )
-
-
-def format_number(value, form: str, unit: str = "") -> str:
-    return format(value, form) + unit if isinstance(value, int | float) else "-"
-
-
-def format_duration(seconds) -> str:
-    if not isinstance(seconds, int | float):
-        return "-"
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+def read_records(options, name: str | None) -> list[dict]:
+    """Return the fields of each run that was asked for, the oldest start first."""
+    folders = [runs.runs_dir() / name] if name else runs.list_runs()[-1 if options.newest else 0 :]
+    records = []
+    for folder in folders:
+        status = runs.read_status(folder, options.lines)
+        status |= {"losses": history.read_losses(folder), "last_warning": history.last_warning(folder)}
+        records.append({field: (status | {"folder": str(folder)}).get(field) for field in FIELDS})
+    return records
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 Ctrl-C ends the watching only. Exit codes: 0 completed, 75 stopped or no longer watching, else why the run failed.
 """
 
-import shutil
 import sys
 import time
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.runs.choose import choose_run
+from common.runs.line import StatusLine
+from common.runs.view import progress_bar
 
 POLL_S = 0.5
 LINE_EVERY_S = 5.0  # where the output is no terminal
@@ -43,20 +44,18 @@ def main() -> int:
 
 def watch(name: str) -> dict:
     """Show the progress of run ``name`` until it does not run any more; return its last status."""
-    terminal = sys.stdout.isatty()
+    bar = StatusLine(sys.stdout if sys.stdout.isatty() else None)
     shown, shown_s = "", -LINE_EVERY_S
     while (status := runs.read_status(runs.runs_dir() / name, 8))["running"]:
         line = describe(name, status)
         now_s = time.monotonic()
-        if terminal:
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be overwritten
-            print(f"\r\x1b[K{line[:width]}", end="", flush=True)
+        if bar:
+            bar.show(line)
         elif line != shown and now_s - shown_s >= LINE_EVERY_S:
             print(line, flush=True)
             shown, shown_s = line, now_s
         time.sleep(POLL_S)
-    if terminal:
-        print("\r\x1b[K", end="", flush=True)
+    bar.clear()
     return status
 
 
@@ -64,9 +63,7 @@ def describe(name: str, status: dict) -> str:
     """Return one line: state, step, loss, speed, elapsed and remaining time; "~" marks what is an estimate."""
     parts = [f"{name}: {status['state']}"]
     if status.get("step") is not None and status.get("total_steps"):
-        share = status["step"] / status["total_steps"]
-        filled = round(20 * share)
-        parts.append(f"[{'#' * filled}{'.' * (20 - filled)}] step {status['step']} of {status['total_steps']}")
+        parts.append(f"{progress_bar(status)}  step {status['step']} of {status['total_steps']}")
     if isinstance(status.get("loss"), int | float):
         parts.append(f"loss {status['loss']:.3f}")
     if isinstance(status.get("elapsed_s"), int | float):

@@ -15,7 +15,9 @@ from common import checkpoints, ranks
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.hardware import peak_rss_gib
 from common.loss_plot import draw_in_place, perplexity
-from common.runs import Run, utc_now, write_json
+from common.runs import Run, log, utc_now, write_json
+from common.runs.line import StatusLine
+from common.runs.view import format_duration, progress_bar
 from common.settings import TrainingSettings
 
 EPOCH_INFO = "epoch_info.json"
@@ -35,9 +37,11 @@ class RunCallback(TrainerCallback):
         self.epochs: list[dict[str, Any]] = []
         self._step_times: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)  # seconds, tokens
         self._evaluation_s = 0.0
+        self._loss: float | None = None
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._checkpoint_bytes = 0
+        self._bar = StatusLine(log.terminal() if ranks.is_leader() else None)
 
     # ------------------------------------------------------------------------------------ called by the trainer
 
@@ -47,6 +51,7 @@ class RunCallback(TrainerCallback):
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
         self.complete_last_epoch()
+        self._bar.show(self._describe(state))
         if self.run.stop_requested():
             raise StoppedRun(f"stopped before step {state.global_step + 1}; make resume RUN={self.run.name}")
 
@@ -56,6 +61,7 @@ class RunCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         self._step_times.append((time.monotonic() - self._step_started, self.trainer.tokens_seen - self._tokens_before))
         self.run.update_status("training", step=state.global_step, epoch=round(state.epoch, 3), **self._speed(state))
+        self._bar.show(self._describe(state))
         due = time.monotonic() - self._saved_at >= 60 * self.settings.save_every_minutes
         if ranks.agree(due and ranks.is_leader()):
             control.should_save = True
@@ -64,6 +70,9 @@ class RunCallback(TrainerCallback):
             control.should_evaluate = True
             self._evaluation_started = time.monotonic()
         return self._obey(control)
+
+    def on_train_end(self, args, state, control, **_):
+        self._bar.clear()
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" in logs:
@@ -81,6 +90,7 @@ class RunCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, **_):
         self.run.update_status("evaluating")
+        self._bar.show(f"{self._describe(self.trainer.state)}  evaluating")
 
     def on_save(self, args, state, control, **_):
         folder = self.run.folder / f"checkpoint-{state.global_step}"
@@ -93,7 +103,7 @@ class RunCallback(TrainerCallback):
             checkpoints.rotate_checkpoints(self.run.folder, self.settings.keep_checkpoints)
             self._checkpoint_bytes = checkpoints.size_bytes(folder)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
-        print(f"saved {folder.name}")
+        self._say(f"saved {folder.name}")
         if self._at_epoch_end(state):
             self._open_epoch(state)
             self.complete_last_epoch()
@@ -116,7 +126,7 @@ class RunCallback(TrainerCallback):
         if entry["eval_loss"] is not None:
             self.run.update_status(eval_loss=entry["eval_loss"])
             trained = "not logged" if entry["train_loss"] is None else f"{entry['train_loss']:.4f}"
-            print(f"epoch {entry['epoch']:g}  train loss {trained}  eval loss {entry['eval_loss']:.4f}")
+            self._say(f"epoch {entry['epoch']:g}  train loss {trained}  eval loss {entry['eval_loss']:.4f}")
 
     def _open_epoch(self, state) -> None:
         """Add the epoch that just ended; its evaluation follows."""
@@ -165,7 +175,7 @@ class RunCallback(TrainerCallback):
         """Turn a stop request into a save and a stop at this safe point."""
         if self.run.stop_requested() and not self.stopped:
             self.stopped = True
-            print("asked to stop: saving")
+            self._say("asked to stop: saving")
         if self.stopped:
             control.should_save = self.trainer.state.global_step != self._saved_step
             control.should_training_stop = True
@@ -174,6 +184,21 @@ class RunCallback(TrainerCallback):
         return control
 
     # ------------------------------------------------------------------------------------------------ progress
+
+    def _say(self, line: str) -> None:
+        self._bar.clear()
+        print(line)
+
+    def _describe(self, state) -> str:
+        """Return the line that a terminal shows in place of a line a step."""
+        speed = self._speed(state) if self._step_times else {}
+        parts = [progress_bar({"step": state.global_step, "total_steps": state.max_steps})]
+        parts.append(f"step {state.global_step}/{state.max_steps}")
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.4f}")
+        if speed:
+            parts += [f"{speed['tokens_per_s']:.0f} tokens/s", f"eta {format_duration(speed['eta_s'])}"]
+        return "  ".join(parts)
 
     def _speed(self, state) -> dict[str, float]:
         seconds = sum(s for s, _ in self._step_times)
@@ -186,7 +211,15 @@ class RunCallback(TrainerCallback):
             "tokens_per_s": round(tokens / seconds, 1),
             "step_s": round(seconds / len(self._step_times), 3),
             "eta_s": round(remaining + self._evaluation_s * max(0, evaluations_left), 1),
+            "next_save_s": round(self._next_save_s(state, seconds / len(self._step_times)), 1),
         }
+
+    def _next_save_s(self, state, step_s: float) -> float:
+        """Return the seconds to the next checkpoint: at the end of the epoch, or when the time for one has come."""
+        epoch_steps = state.global_step / state.epoch if state.epoch else 0.0
+        left = min(epoch_steps * (1 - state.epoch % 1), state.max_steps - state.global_step)
+        due_s = 60 * self.settings.save_every_minutes - (time.monotonic() - self._saved_at)
+        return max(0.0, min(left * step_s, due_s))
 
     def _report_step(self, state, logs: Mapping[str, float]) -> None:
         speed = self._speed(state)
@@ -200,10 +233,15 @@ class RunCallback(TrainerCallback):
         }
         self.run.append_metrics(record)
         self.run.update_status(loss=logs["loss"])
-        print(
+        self._loss = logs["loss"]
+        line = (
             f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
             f"{speed['tokens_per_s']:.0f} tokens/s  {speed['step_s']:.2f} s/step  eta {format_duration(speed['eta_s'])}"
         )
+        if self._bar:
+            self.run.write_log(line)
+        else:
+            print(line)
 
     def _report_evaluation(self, state, loss: float) -> None:
         record = {"step": state.global_step, "epoch": state.epoch, "eval_loss": loss, "perplexity": perplexity(loss)}
@@ -213,7 +251,7 @@ class RunCallback(TrainerCallback):
         if not self._at_epoch_end(state):
             self._evaluation_s = time.monotonic() - self._evaluation_started
             self.run.update_status("training", eval_loss=loss)
-            print(
+            self._say(
                 f"step {state.global_step}/{state.max_steps}  eval loss {loss:.4f}  perplexity {perplexity(loss):.3f}"
             )
         if ranks.is_leader():
@@ -230,10 +268,3 @@ def read_epochs(run_folder: Path) -> list[dict[str, Any]]:
     """Return epoch_info.json of a run, [] when no epoch has ended yet."""
     path = run_folder / EPOCH_INFO
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def format_duration(seconds: float) -> str:
-    """Return 3723 as "1:02:03"."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

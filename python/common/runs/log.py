@@ -11,9 +11,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 LOG_FILE = "train.log"
 LAUNCH_LOG_VARIABLE = "RECETARIO_LAUNCH_LOG"  # set by the background launcher: where output goes before the lock
+_terminal: TextIO | None = None  # the one that stderr was before its output went to the log too
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -35,10 +37,22 @@ def capture_output(path: Path) -> None:
             Path(launch_log).unlink()
         _redirect(log)
     else:
+        _keep_terminal()
         _tee(path)
     os.close(log)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)
+
+
+def terminal() -> TextIO | None:
+    """Return the terminal that a captured process may draw on without leaving anything in the log; None without one."""
+    return _terminal
+
+
+def _keep_terminal() -> None:
+    global _terminal
+    if os.isatty(2):
+        _terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
 
 
 def _owns_descriptors() -> bool:

@@ -170,6 +170,11 @@ class Run:
         except OSError as error:
             raise write_error(error, self.folder) from error
 
+    def write_log(self, line: str) -> None:
+        """Write ``line`` into train.log and nowhere else: for what a terminal shows in another form."""
+        with suppress(OSError), (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
     def stop_requested(self) -> bool:
         """True once the run was asked to stop, by signal or by the stop-request file; cheap enough for every step."""
         return self._stop_signal.is_set() or (self.folder / STOP_REQUEST_FILE).exists()
@@ -205,7 +210,8 @@ class Run:
     def _end_attempt(self, state: str, exit_code: int, line: str | None) -> None:
         with self._guard:
             self._status.update(state=state, exit_code=exit_code, error=line, ended_at=utc_now())
-            self._status.pop("eta_s", None)
+            for estimate in ("eta_s", "next_save_s"):
+                self._status.pop(estimate, None)
             self._write_status(durable=True)
             if self._manifest is not None:
                 end = {"ended_at": self._status["ended_at"], "state": state, "exit_code": exit_code, "error": line}

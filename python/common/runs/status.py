@@ -14,6 +14,7 @@ STATUS_FILE = "status.json"
 STOP_REQUEST_FILE = "stop-request"
 FINAL_STATES = ("stopped", "failed", "completed")
 STATES = ("starting", "training", "evaluating", "saving", *FINAL_STATES)  # `crashed` is found out, never written
+_ESTIMATES = ("eta_s", "next_save_s")  # seconds from when they were written
 _SILENCE_S = 900.0  # the longest step of a 7B on two cores is a few minutes
 
 
@@ -35,11 +36,13 @@ def read_status(folder: Path | str, log_lines: int = 3) -> dict:
     status["running"] = running
     status["reason"] = _explain_running(status) if running else _explain_end(status)
     if running:
-        status["elapsed_s"] = _live_elapsed_s(status)
+        written_s, status["elapsed_s"] = status.get("elapsed_s"), _live_elapsed_s(status)
+        _grow_older(status, written_s)
         if status.get("pid"):
             status["rss_gib"] = processes.rss_gib(status["pid"]) or status.get("rss_gib")
     else:
-        status.pop("eta_s", None)
+        for estimate in _ESTIMATES:
+            status.pop(estimate, None)
     status["stop_requested"] = running and (folder / STOP_REQUEST_FILE).exists()
     status["recipe"] = _load(folder / MANIFEST_FILE).get("recipe")
     status["last_log_lines"] = last_lines(folder / LOG_FILE, log_lines)
@@ -58,6 +61,14 @@ def _load(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
         return value if isinstance(value, dict) else {}
     return {}
+
+
+def _grow_older(status: dict, written_s: float | None) -> None:
+    """Count the estimates down by the time that has passed since they were written."""
+    age_s = (status["elapsed_s"] or 0.0) - (written_s or 0.0)
+    for estimate in _ESTIMATES:
+        if isinstance(status.get(estimate), int | float):
+            status[estimate] = round(max(0.0, status[estimate] - age_s), 1)
 
 
 def _live_elapsed_s(status: dict) -> float | None:
