@@ -3,10 +3,10 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help setup demo doctor data inspect download demo-model test-model debug-model train train-cpu \
+.PHONY: help setup demo doctor plan data inspect download demo-model test-model debug-model train train-cpu \
         train-cpu-background train-h100 train-qlora train-adapter train-ptuning train-peft-v3 train-mps pipeline \
-        search-rate status watch tensorboard logs stop resume compare reproduce soak optimize evaluate bench \
-        bench-generate bench-data bench-overhead bench-gpu clean test lint format
+        search-rate runs report status watch tensorboard logs stop resume compare reproduce soak optimize evaluate \
+        bench bench-generate bench-data bench-overhead bench-plan bench-gpu clean test lint format
 
 ##@ Begin here
 help: ## this list
@@ -17,6 +17,8 @@ demo: ## train the demo recipe in the background, compare three models, show the
 	@scripts/demo.sh
 doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= SMOKE=1)
 	@scripts/call.sh doctor RECIPE= RUN=--run SMOKE=--smoke!
+plan: ## how long a training takes, how much memory and disk, before anything is loaded (RECIPE=demo MODEL= REVISION= TRAIN= VAL= SET= RUN= SMOKE=1 JSON=1)
+	@scripts/call.sh plan RECIPE=--recipe MODEL=--model REVISION=--revision TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke! JSON=--json!
 
 ##@ Data and models
 data: ## generate the sample data (RECIPE=all FORCE=1)
@@ -59,6 +61,10 @@ search-rate: ## train a recipe once a learning rate and compare on its validatio
 	@scripts/call.sh search_rate RECIPE=--recipe RATES=--rates SEEDS=--seeds SMOKE=--smoke!
 
 ##@ Runs
+runs: ## all runs with their results, or some side by side with the settings in which they differ (RUNS="one another" JSON=1)
+	@scripts/call.sh list_runs RUNS= JSON=--json!
+report: ## report.html of a run, written anew: what was asked, what happened, what to do with it (RUN=)
+	@scripts/call.sh write_report RUN=--run
 status: ## every run: state, progress, speed, time left, memory, last log lines (RUN= JSON=1)
 	@scripts/call.sh status RUN=--run JSON=--json!
 watch: ## the same, live on the terminal: bar, losses, speed, time left, memory, next save, last warning (RUN= EVERY=1)
@@ -89,6 +95,8 @@ bench-data: ## reading, checking and tokenising a million rows beside datasets.m
 	@scripts/call.sh bench_data ROWS=--rows MODEL=--model
 bench-overhead: ## the share of a training's time that commits and status take (RECIPE= SMOKE=1)
 	@scripts/call.sh bench_overhead RECIPE=--recipe SMOKE=--smoke!
+bench-plan: ## plans beside the trainings they are of: memory and time (STEPS=4)
+	@scripts/call.sh bench_plan STEPS=--steps
 bench-gpu: ## LoRA training of a 7B's shape on a CUDA GPU beside TRL (STEPS=10 DEVICE=cuda SHAPE=mistral-7b or small)
 	@scripts/call.sh bench_gpu STEPS=--steps DEVICE=--device SHAPE=--shape
 clean: ## remove a run that is not running (RUN=), or caches only

@@ -60,6 +60,7 @@ def main() -> ExitCode:
     from common.comparison.history import keep_report
     from common.comparison.setup import Progress, open_cache, set_up
     from common.report import write_reports
+    from common.report.run_page import is_of_run, write_run_page
     from common.report.terminal import print_summary
 
     work, output = set_up(args)
@@ -67,6 +68,8 @@ def main() -> ExitCode:
     report = compare(work, cache=cache, progress=Progress(sys.stderr))
     moved = keep_report(report, output.parent)
     paths = write_reports(report, output)
+    if is_of_run(output):
+        write_run_page(output.parent.parent)
 
     print_summary(report)
     if moved:

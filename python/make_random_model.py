@@ -10,24 +10,7 @@ import shutil
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.settings import RECIPES_DIR
-
-SHAPES = {
-    "mistral-7b": {
-        "model_type": "mistral",
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 32000,
-        "max_position_embeddings": 32768,
-        "sliding_window": None,
-        "rms_norm_eps": 1e-5,
-    },
-}
-SHARD_BYTES = 2 * 1024**3
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+from common.shapes import DEMO_MODEL, SHAPES, copy_tokenizer
 
 
 def main() -> None:
@@ -47,6 +30,8 @@ def main() -> None:
         raise UserError(problem, ExitCode.CANNOT_CREATE)
 
     shape = SHAPES[args.shape] | ({"num_hidden_layers": args.layers} if args.layers else {})
+    from common.random_model import write_model
+
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -54,9 +39,8 @@ def main() -> None:
     except OSError as error:
         what = f"cannot write in {folder.parent}: {error.strerror}"
         raise UserError(Problem(what, next_step="choose another with --output"), ExitCode.CANNOT_CREATE) from error
-    write_model(shape, args.seed, draft)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(RECIPES_DIR / "demo" / "model" / name, draft / name)
+    write_model(shape, draft, seed=args.seed)
+    copy_tokenizer(DEMO_MODEL, draft)
     draft.rename(folder)
     print(f"wrote {folder}")
 
@@ -66,54 +50,6 @@ def default_folder(shape: str, layers: int | None) -> Path:
     from common.runs import runs_dir
 
     return runs_dir() / "models" / (f"random-{shape}" + (f"-{layers}layers" if layers else ""))
-
-
-def write_model(shape: dict, seed: int, folder: Path) -> None:
-    """Write config and bf16 weights drawn from N(0, 0.02²), shard by shard, so that memory stays small."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from common.runs import write_json
-
-    config = AutoConfig.for_model(**shape, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False)
-    with torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
-    config.architectures = ["MistralForCausalLM"]
-    config.dtype = torch.bfloat16
-    config.save_pretrained(folder)
-
-    generator = torch.Generator().manual_seed(seed)
-    shards = split_names(outline)
-    weight_map = {}
-    for number, names in enumerate(shards, start=1):
-        file_name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({name: draw(outline[name], generator) for name in names}, folder / file_name, {"format": "pt"})
-        weight_map |= dict.fromkeys(names, file_name)
-        print(f"shard {number} of {len(shards)}", flush=True)
-    size = sum(tensor.nbytes for tensor in outline.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
-
-
-def split_names(outline: dict) -> list[list[str]]:
-    """Split tensor names, in order, into shards of at most SHARD_BYTES (one tensor at least)."""
-    shards, size = [[]], 0
-    for name, tensor in outline.items():
-        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensor.nbytes
-    return shards
-
-
-def draw(tensor, generator):
-    """Return random weights in the shape of ``tensor``; ones for a norm's vector."""
-    import torch
-
-    if tensor.ndim == 1:
-        return torch.ones(tensor.shape, dtype=torch.bfloat16)
-    return torch.empty(tensor.shape, dtype=torch.bfloat16).normal_(0.0, 0.02, generator=generator)
 
 
 if __name__ == "__main__":

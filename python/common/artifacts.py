@@ -13,6 +13,7 @@ from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
 from common.loss_plot import LOSS_PLOT, plot_losses
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
+from common.planning import records
 from common.progress import read_epochs
 from common.runs import Run, utc_now, write_json
 from common.runs.folders import sync_folder
@@ -51,8 +52,20 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     now = utc_now()
     done = {"finished_at": now, "global_step": trainer.state.global_step, "data_changed": changed, "files": files}
     write_json(run.folder / DONE, done)
+    _write_page(run.folder)
+    print(f"as planned? {records.describe(info['plan'])}")
     print(f"finished: adapter, tokenizer and card are in {run.folder}")
     return info
+
+
+def _write_page(folder: Path) -> None:
+    """Write the run's report.html; a finished training does not fail over it."""
+    from common.report.run_page import write_run_page
+
+    try:
+        write_run_page(folder)
+    except Exception as error:
+        print(f"warning: report.html could not be written ({type(error).__name__}: {error}); make report tries again")
 
 
 def record_changed_data(run: Run) -> list[str]:
@@ -75,6 +88,8 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     epochs = read_epochs(run.folder)
     last = epochs[-1] if epochs else {}
     settings = recipe.to_dict()
+    peak = peak_rss_gib()
+    planned = records.compare(run.manifest().get("plan"), peak, trainer.train_s, trainer.share)
     return {
         "recipe": recipe.name,
         "base_model": recipe.model.name,
@@ -87,8 +102,9 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "train_loss": last.get("train_loss"),
         "eval_loss": last.get("eval_loss"),
-        "peak_rss_gib": round(peak_rss_gib(), 3),
+        "peak_rss_gib": round(peak, 3),
         "peak_gpu_gib": peak_gpu_gib(),
+        "plan": planned,
         "precision": recipe.model.precision,
         "revision": recipe.model.revision,
         **{f"data_{key}": value for key, value in settings["data"].items()},

@@ -6,7 +6,7 @@ for the backward pass of a Mistral-like decoder layer, counted tensor by tensor 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from common.hardware import GIB
@@ -14,28 +14,51 @@ from common.packing import rows_of_logits
 from common.settings import MethodSettings
 
 _BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "nf4": 0.516}  # nf4: 4 bits, double-quantised scales
-_BYTES_PER_TRAINED = {"adamw_torch": 16, "paged_adamw_8bit": 10}  # fp32 weight and gradient, and AdamW's two moments
+_BYTES_OF_MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # the two of AdamW, for each trained weight
 _RUNTIME_GIB = 0.9  # Python, PyTorch and transformers themselves
 _GPU_RUNTIME_GIB = 0.15  # workspaces and cuts; the driver's own part is gone already where free memory is asked for
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory in GiB by part."""
+    """Memory in GiB by part. ``logits`` is all that comes and goes within a step, ``loading`` what loading takes
+    beyond the weights that stay: a file in another precision, say."""
 
     runtime: float
     weights: float
-    adapter: float
+    adapter: float  # with its gradient
+    optimizer: float
     activations: float
     logits: float
+    loading: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.runtime + self.weights + self.adapter + self.activations + self.logits
+        return self.runtime + self.weights + max(self.loading, self._step())
+
+    @property
+    def loads_longest(self) -> bool:
+        """True where the peak comes while the model is loaded, not in a step."""
+        return self.loading > self._step()
+
+    def _step(self) -> float:
+        return self.adapter + self.optimizer + self.activations + self.logits
+
+    def parts(self) -> dict[str, float]:
+        """Return the parts by name; loading only where there is something to say."""
+        names = ("weights", "adapter", "optimizer", "activations", "logits", "runtime", "loading")
+        return {name: getattr(self, name) for name in names if name != "loading" or self.loading}
+
+    def to_dict(self) -> dict[str, float]:
+        return {name: round(gib, 4) for name, gib in self.parts().items()} | {"total": round(self.total, 4)}
+
+    @classmethod
+    def from_dict(cls, parts: Mapping[str, float]) -> "Footprint":
+        """Restore what :meth:`to_dict` wrote."""
+        return cls(**{field.name: parts.get(field.name, 0.0) for field in fields(cls)})
 
     def __str__(self) -> str:
-        parts = ("weights", "adapter", "activations", "logits", "runtime")
-        detail = ", ".join(f"{part} {getattr(self, part):.2f}" for part in parts)
+        detail = ", ".join(f"{part} {gib:.2f}" for part, gib in self.parts().items())
         return f"{self.total:.1f} GiB ({detail})"
 
 
@@ -88,6 +111,18 @@ def count_trainable(config: Mapping[str, Any], method: MethodSettings) -> int:
     return layers * sum(method.rank * sum(shapes[target]) for target in method.targets if target in shapes)
 
 
+def weights_gib(config: Mapping[str, Any], precision: str) -> float:
+    """Return the memory of the frozen weights; in 4 bits only the linear layers are."""
+    linear, other = count_weights(config)
+    return (linear * _BYTES_PER_WEIGHT[precision] + other * (4.0 if precision == "fp32" else 2.0)) / GIB
+
+
+def file_gib(config: Mapping[str, Any]) -> float:
+    """Return the size of the model's files: in the dtype its config names, else in 16 bits."""
+    name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    return sum(count_weights(config)) * (4 if name.endswith("float32") else 2) / GIB
+
+
 def estimate_training(
     config: Mapping[str, Any],
     method: MethodSettings,
@@ -104,12 +139,10 @@ def estimate_training(
     Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``gpu``: the memory of a GPU,
     where Python takes none; ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs.
     """
-    linear, other = count_weights(config)
-    other_bytes = 4.0 if precision == "fp32" else 2.0
-    weights = linear * _BYTES_PER_WEIGHT[precision] + other * other_bytes
+    trainable = count_trainable(config, method) / GIB
+    weights = weights_gib(config, precision)
     if precision == "nf4":
-        weights += 2 * max(rows * columns for rows, columns in linear_shapes(config).values())  # one is unpacked
-    adapter = count_trainable(config, method) * _BYTES_PER_TRAINED[optimizer]
+        weights += 2 * max(rows * columns for rows, columns in linear_shapes(config).values()) / GIB  # one is unpacked
 
     layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
     width = 4 if precision == "fp32" else 2
@@ -121,8 +154,14 @@ def estimate_training(
     activations = per_layer * kept + recomputed * tokens * hidden * width
     rows = min(tokens, rows_of_logits(config["vocab_size"])) if few_logits else tokens
     logits = rows * config["vocab_size"] * (width + 3 * 4)  # the output, its fp32 copy, its softmax and gradient
-    runtime = _GPU_RUNTIME_GIB if gpu else _RUNTIME_GIB
-    return Footprint(runtime, *(size / GIB for size in (weights, adapter, activations, logits)))
+    return Footprint(
+        runtime=_GPU_RUNTIME_GIB if gpu else _RUNTIME_GIB,
+        weights=weights,
+        adapter=8 * trainable,  # the weight and its gradient in fp32
+        optimizer=_BYTES_OF_MOMENTS[optimizer] * trainable,
+        activations=activations / GIB,
+        logits=logits / GIB,
+    )
 
 
 def checkpoint_gib(config: Mapping[str, Any], method: MethodSettings) -> float:

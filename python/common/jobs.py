@@ -8,6 +8,7 @@ from typing import Any
 
 from common.engine import count_ranks
 from common.errors import ExitCode, Problem, UserError
+from common.footprint import Footprint
 from common.manifest import fingerprint
 from common.options import recipe_from_options
 from common.runs import free_name, read_json, run_folder
@@ -31,6 +32,9 @@ class Job:
     model: dict[str, Any] = field(default_factory=dict)
     breaks: list[str] = field(default_factory=list)
     engine: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's configuration, completed
+    memory: Footprint | None = None  # what it will take at its peak
+    stand_in: Path | None = None  # a folder for config and tokenizer, where planning does without the model
+    assumed: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the result depends on, as kept in every checkpoint."""

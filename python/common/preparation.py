@@ -8,10 +8,11 @@ import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 
-from common import checkpoints, checks, engine, footprint, hardware, methods, models, ranks
+from common import checkpoints, checks, engine, footprint, hardware, methods, models, ranks, shapes
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
+from common.planning.records import find_plan
 from common.runs import Run, check_available, read_json, run_folder, runs_dir
 from common.runs.folders import MANIFEST_FILE
 from common.settings import ROOT, Recipe
@@ -88,7 +89,7 @@ def _lead_run(job: Job):
     run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)
     with run:
         if not job.resume:
-            run.write_manifest(describe_run(job.recipe, job.data, job.model))
+            run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)})
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
         with ranks.lead(run):
@@ -153,8 +154,14 @@ def _choose_epochs(job: Job) -> str:
 
 
 def _find_model(job: Job) -> str:
-    found = checks.check_model(job.recipe.model)
-    job.model_folder = models.find_model(job.recipe.model)
+    try:
+        found = checks.check_model(job.recipe.model)
+        job.model_folder = models.find_model(job.recipe.model)
+    except UserError:
+        if job.stand_in is None:
+            raise
+        job.assumed = shapes.write_stand_in(job.recipe.model, job.stand_in)
+        job.model_folder, found = job.stand_in, "not here"
     job.tokenizer = models.load_tokenizer(job.model_folder)
     job.model = {
         "name": job.recipe.model.name,
@@ -253,7 +260,10 @@ def _fit_memory(job: Job) -> str:
         every = (training.checkpoint_every_n_layers or 1) if training.activation_checkpointing == "on" else None
     training.activation_checkpointing = "on" if every else "off"
     training.checkpoint_every_n_layers = every
-    found = checks.check_memory(_estimate(job, training.pack_tokens, every), training.device)
+    job.memory = _estimate(job, training.pack_tokens, every)
+    planned = find_plan(job)
+    need = footprint.Footprint.from_dict(planned["memory"])
+    found = checks.check_memory(need, training.device) + (" (as planned)" if planned["from"] == "make plan" else "")
     which = {None: "off", 1: "of all layers"}.get(every, f"of one layer in {every}")
     packs = f"; packs of up to {training.pack_tokens:,} tokens" if training.packing == "on" else ""
     return f"{found}; activation checkpointing {which}{packs}"
@@ -262,20 +272,26 @@ def _fit_memory(job: Job) -> str:
 def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
     """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
-    longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
-    longest += recipe.method.virtual_tokens if recipe.method.kind == "ptuning" else 0
-    packed = recipe.training.packing == "on"
-    tokens = max(longest, pack_tokens) if packed else recipe.training.micro_batch * longest
     return footprint.estimate_training(
         models.read_config(job.model_folder),
         recipe.method,
         recipe.model.precision,
-        tokens,
+        longest_part_tokens(job, pack_tokens),
         checkpoint_every=checkpoint_every,
         optimizer=recipe.training.optimizer,
         gpu=recipe.training.device == "cuda",
-        few_logits=packed,
+        few_logits=recipe.training.packing == "on",
     )
+
+
+def longest_part_tokens(job: Job, pack_tokens: int | None = None) -> int:
+    """Return the most tokens that go through the model at a time: of a pack, or of a micro-batch with its padding."""
+    recipe = job.recipe
+    longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
+    longest += recipe.method.virtual_tokens if recipe.method.kind == "ptuning" else 0
+    if recipe.training.packing == "on":
+        return max(longest, pack_tokens or recipe.training.pack_tokens)
+    return recipe.training.micro_batch * longest
 
 
 def _check_disk(job: Job) -> str:

@@ -8,6 +8,7 @@ every so many minutes, when asked to stop). Together they make a resumed run end
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -61,7 +62,10 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> "Reci
     else:
         start = f"resuming at step {checkpoints.step_of(checkpoint)}" if checkpoint else "training"
         print(f"{start}: {total_steps} optimizer steps")
+        began = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train_s = time.monotonic() - began
+        trainer.share = 1 - (checkpoints.step_of(checkpoint) / total_steps if checkpoint else 0)
     if run.stop_requested():
         raise StoppedRun(f"stopped at step {trainer.state.global_step} of {total_steps}; make resume RUN={run.name}")
     return trainer
@@ -101,6 +105,8 @@ class RecipeTraining:
         self.numbers = numbers
         self.loss_scale = 1.0  # a power of two: the gradients are divided by it before anything looks at them
         self.should_stop: Callable[[], bool] = lambda: False
+        self.train_s: float | None = None  # in this attempt, and the share of all steps that it did
+        self.share = 0.0
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
 

@@ -39,6 +39,7 @@ def test_a_finished_run_leaves_exactly_what_it_should(trainings, finished):
         "chat_template.jinja",
         "README.md",
         "training_info.json",
+        "report.html",
         "DONE.json",
     }
     assert {path.name for path in (trainings.folder / finished / "checkpoint-8").iterdir()} == {
@@ -65,7 +66,11 @@ def test_the_files_say_what_happened(trainings, finished):
     assert info["trainable_percentage"] == pytest.approx(
         100 * info["trainable_params"] / info["total_params"], abs=1e-3
     )
+    assert info["plan"]["peak_gib"] == info["peak_rss_gib"] > 0.3 and info["plan"]["train_s"] > 0
+    page = (trainings.folder / finished / "report.html").read_text(encoding="utf-8")
+    assert "checkpoint-8" in page and "make reproduce RUN=finished" in page and "PeftModel.from_pretrained" in page
     manifest = trainings.read(finished, "run.json")
+    assert info["plan"]["planned_gib"] == round(manifest["plan"]["memory"]["total"], 3)
     assert manifest["command"] == "python/finetune_ba.py"
     assert manifest["data"]["train"]["sha256"] == sha256(ROOT / "recipes" / "demo" / "data" / "train.jsonl")
     assert manifest["model"]["files"]["model.safetensors"] == sha256(MODEL / "model.safetensors")

@@ -16,7 +16,15 @@ pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: it nee
 pytestmark = pytest.mark.smoke
 FINISHED = "adapter_config.json adapter_model.safetensors tokenizer.json tokenizer_config.json chat_template.jinja"
 RECORDS = "run.json run.lock status.json train.log metrics.jsonl logs epoch_info.json training_info.json DONE.json"
-ARTEFACTS = {*FINISHED.split(), *RECORDS.split(), "README.md", "loss.png", "checkpoint-4", "checkpoint-epoch-1"}
+ARTEFACTS = {
+    *FINISHED.split(),
+    *RECORDS.split(),
+    "README.md",
+    "report.html",
+    "loss.png",
+    "checkpoint-4",
+    "checkpoint-epoch-1",
+}
 EPOCH_KEYS = {"epoch", "train_loss", "eval_loss", "learning_rate", "global_step", "timestamp", "path"}
 
 

@@ -1,4 +1,4 @@
-"""What a terminal and a script are shown of runs: table, live view, status line. Run: pytest tests/unit/test_watching.py"""
+"""What a terminal and a script are shown of runs: table, live view, line. Run: pytest tests/unit/test_watching.py"""
 
 import importlib
 import io

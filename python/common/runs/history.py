@@ -34,10 +34,15 @@ def read_losses(folder: Path, points: int = 40) -> list[float]:
     return [round(sum(losses[a:b]) / (b - a), 4) for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
+def read_warnings(folder: Path, most: int = 20) -> list[str]:
+    """Return the last lines of train.log that warn of something, each once, the oldest first."""
+    lines = (clean_line(line).strip() for line in _tail(folder / LOG_FILE, _TAIL_BYTES).splitlines())
+    return list(dict.fromkeys(line for line in lines if _WARNING.search(line)))[-most:]
+
+
 def last_warning(folder: Path) -> str | None:
     """Return the last line of train.log that warns of something, None when none does."""
-    lines = _tail(folder / LOG_FILE, _TAIL_BYTES).splitlines()
-    return next((clean_line(line).strip() for line in reversed(lines) if _WARNING.search(line)), None)
+    return next(reversed(read_warnings(folder)), None)
 
 
 def _is_number(value) -> bool:

@@ -1,0 +1,262 @@
+"""A slice of a model, two layers of its very shape with random weights, loaded and trained as the training would.
+
+It runs in a process of its own (:func:`measure_slice`), so that the memory it takes can be told from everything else's.
+A slice with one layer and one with both differ by exactly one layer in the middle of the model: the rest is arithmetic.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common.errors import ExitCode, Problem, UserError
+from common.hardware import GIB
+from common.settings import ROOT, Recipe
+
+LAYERS = 2
+_TIME_S = 12.0  # how long the same thing is repeated at most, after the first three times
+_FEWEST, _MOST = 2, 7
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a slice measured: seconds, GiB and GiB a token, each for one layer or for all that is not a layer.
+
+    ``step`` and ``forward`` are seconds a token of forward and backward, and of forward alone. ``spread`` is how much
+    repeats of the same step differ, relative. ``load_s_per_gib`` is a GiB of the weights' file.
+    """
+
+    layer_step_s: float
+    rest_step_s: float
+    layer_forward_s: float
+    rest_forward_s: float
+    optimizer_s: float  # of one layer's adapter
+    spread: float
+    layer_activations: float
+    rest_activations: float
+    longest_tokens: int
+    transient: float  # at so many tokens, what neither weights nor kept activations explain
+    runtime: float
+    loading_share: float  # memory that loading takes beyond the weights, as a share of their file
+    load_s_per_gib: float
+    start_s: float
+
+
+def measure_slice(recipe: Recipe, config: dict[str, Any], longest: Sequence, usual: Sequence) -> Slice:
+    """Train a slice in a process of its own and return what it measured.
+
+    ``longest`` and ``usual`` are encoded examples that go through the model at a time: those that take the most memory,
+    and those that are like most in length. Raises UserError (70) when the slice cannot be trained, with its reason.
+    """
+    task = {
+        "recipe": recipe.to_dict(),
+        "config": config,
+        "longest": [_as_lists(example) for example in longest],
+        "usual": [_as_lists(example) for example in usual],
+    }
+    code = "import sys; from common.planning.probe import run_task; run_task(sys.argv[1])"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "task.json"
+        path.write_text(json.dumps(task), encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", code, str(path)]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
+    if not found:
+        reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+        what = f"two layers of this model could not be trained here: {reason}"
+        raise UserError(Problem(what, next_step="--no-probe plans without times"), ExitCode.INTERNAL)
+    return Slice(**json.loads(found[0].removeprefix("RESULT ")))
+
+
+def run_task(path: str) -> None:
+    """In the slice's process: measure, and print the result as a line of JSON."""
+    started = time.monotonic()
+    task = json.loads(Path(path).read_text(encoding="utf-8"))
+    import torch
+
+    from common.chat import Encoded
+    from common.runs import runs_dir
+
+    recipe = Recipe.from_dict(task["recipe"])
+    torch.set_num_threads(recipe.training.threads)
+    examples = {part: [Encoded(**row) for row in task[part]] for part in ("longest", "usual")}
+    runs_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs_dir(), prefix=".probe-") as folder:
+        result = _measure(recipe, task["config"], examples, Path(folder), time.monotonic() - started)
+    print("RESULT " + json.dumps(result))
+
+
+def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s: float) -> dict[str, float]:
+    from common import footprint, random_model
+
+    config = config | {"num_hidden_layers": LAYERS}
+    random_model.write_model(config, folder / "model", tiled=True)
+    (folder / "model" / "tokenizer.json").write_text("{}")
+    file_gib = sum(shard.stat().st_size for shard in (folder / "model").glob("*.safetensors")) / GIB
+
+    trainer, loading_gib, load_s = _load_trainer(recipe, folder, file_gib)
+    optimizer = trainer.create_optimizer()
+    times: dict[str, list[float]] = {}
+
+    def step(part: str, layers: int) -> float:
+        return _timed(trainer, layers, lambda: trainer.training_step(trainer.model, {"examples": examples[part]}))
+
+    step("longest", LAYERS)
+    optimizer_s = min(_timed(trainer, LAYERS, optimizer.step) for _ in range(2))
+    kept = {layers: _kept_gib(trainer, examples["longest"], layers) for layers in (1, LAYERS)}
+    trainer.model.zero_grad()
+    before = _rss_gib()
+    _reset_peak()
+    step("longest", LAYERS)
+    peak = _peak_gib()
+    tokens = _count_tokens(trainer, examples["longest"])
+    activations = (kept[LAYERS] - kept[1]) / tokens
+    states = footprint.count_trainable(config, recipe.method) * 16 / GIB
+    weights = footprint.weights_gib(config, recipe.model.precision)
+
+    began = time.monotonic()
+    for number in range(_MOST):
+        if number >= _FEWEST and time.monotonic() - began > _TIME_S:
+            break
+        for layers in (1, LAYERS):
+            times.setdefault(f"step {layers}", []).append(step("usual", layers))
+    usual = _count_tokens(trainer, examples["usual"])
+    forward = {layers: _time_forward(trainer, examples["usual"], layers) / usual for layers in (1, LAYERS)}
+    seconds = {layers: median(times[f"step {layers}"]) / usual for layers in (1, LAYERS)}
+    layer_step_s = max(seconds[LAYERS] - seconds[1], seconds[LAYERS] / (4 * LAYERS))  # noise must not eat a layer
+    layer_forward_s = max(forward[LAYERS] - forward[1], forward[LAYERS] / (4 * LAYERS))
+    both = times[f"step {LAYERS}"]
+    return {
+        "layer_step_s": layer_step_s,
+        "rest_step_s": max(0.0, seconds[1] - layer_step_s),
+        "layer_forward_s": layer_forward_s,
+        "rest_forward_s": max(0.0, forward[1] - layer_forward_s),
+        "optimizer_s": optimizer_s / LAYERS,
+        "spread": (max(both) - min(both)) / median(both),
+        "layer_activations": activations,
+        "rest_activations": max(0.0, kept[1] / tokens - activations),
+        "longest_tokens": tokens,
+        "transient": max(0.0, peak - before - kept[LAYERS]),
+        "runtime": max(0.0, before - weights - states),
+        "loading_share": loading_gib / file_gib,
+        "load_s_per_gib": load_s / file_gib,
+        "start_s": start_s,
+    }
+
+
+def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
+    """Return a trainer of the slice, the GiB that loading took beyond what stayed, and the seconds it took."""
+    from common.jobs import Job
+    from common.methods import add_method
+    from common.models import load_model
+    from common.training import new_trainer, seed_everything
+
+    seed_everything(recipe.training.seed)
+    recipe.training.activation_checkpointing = "off"  # what recomputing costs follows from forward and backward
+    recipe.training.deepspeed = None
+    recipe.training.max_steps = 1
+    _reset_peak()
+    began = time.monotonic()
+    model = load_model(folder / "model", recipe.model.precision, recipe.training.device)
+    load_s = time.monotonic() - began
+    loading_gib = max(0.0, _peak_gib() - _rss_gib())
+    model = add_method(model, recipe.method, recipe.model.name, folder / "model")
+    trainer = new_trainer(Job(recipe, "probe", train_set=[None]), model, folder / "run")
+    if recipe.training.device != "cpu":
+        model.to(recipe.training.device)
+    return trainer, loading_gib if loading_gib > 0.1 * file_gib else 0.0, load_s
+
+
+def _timed(trainer, layers: int, work: Callable[[], Any]) -> float:
+    trainer.model.get_base_model().config.num_hidden_layers = layers
+    _wait_for_device(trainer)
+    began = time.perf_counter()
+    work()
+    _wait_for_device(trainer)
+    return time.perf_counter() - began
+
+
+def _time_forward(trainer, examples: Sequence, layers: int) -> float:
+    import torch
+
+    def evaluate() -> None:
+        trainer.model.eval()
+        with torch.no_grad():
+            for part in trainer.split_step(examples):
+                trainer.sum_loss(part)
+
+    return min(_timed(trainer, layers, evaluate) for _ in range(2))
+
+
+def _kept_gib(trainer, examples: Sequence, layers: int) -> float:
+    """Return the GiB that a forward pass keeps for the backward pass, weights aside: the largest part's."""
+    import torch
+
+    trainer.model.get_base_model().config.num_hidden_layers = layers
+    own = {tensor.untyped_storage().data_ptr() for tensor in trainer.model.parameters()}
+    own |= {tensor.untyped_storage().data_ptr() for tensor in trainer.model.buffers()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held: else another could get the same address
+        return tensor
+
+    trainer.model.train()
+    parts = trainer.split_step(examples)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.sum_loss(max(parts, key=len))
+    return sum(storage.nbytes() for storage in kept.values()) / GIB
+
+
+def _count_tokens(trainer, examples: Sequence) -> int:
+    return sum(count_tokens(part) for part in trainer.split_step(examples))
+
+
+def count_tokens(part) -> int:
+    """Return how many tokens a part computes: those of a pack, or of a micro-batch with its padding."""
+    return len(part) if hasattr(part, "layout") else len(part) * max(len(example) for example in part)
+
+
+def _as_lists(example) -> dict[str, list]:
+    ids = [int(token) for token in example.input_ids]
+    return {"input_ids": ids, "completion_mask": [bool(trained) for trained in example.completion_mask]}
+
+
+def _wait_for_device(trainer) -> None:
+    import torch
+
+    if trainer.args.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _rss_gib() -> float:
+    from common.runs.processes import rss_gib
+
+    return rss_gib(os.getpid()) or 0.0
+
+
+def _reset_peak() -> None:
+    """Let the peak start anew (Linux: proc(5), clear_refs); elsewhere it is that of the whole process."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        pass
+
+
+def _peak_gib() -> float:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / GIB
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / GIB

@@ -1,0 +1,128 @@
+"""Plans: their arithmetic, what they assume, memory beside a real model's. Run: pytest tests/unit/test_planning.py
+
+How near plans come to real trainings, `make bench-plan` measures; docs/planning.md has the table.
+"""
+
+import importlib
+import json
+import sys
+
+import pytest
+
+from common import hardware
+from common.chat import Encoded
+from common.errors import UserError, run_command
+from common.jobs import Job
+from common.planning import probe, records
+from common.planning.options import list_options
+from common.planning.planning import make_plan
+from common.settings import load_recipe
+
+TINY = {
+    "model_type": "mistral",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def demo_plan():
+    job = Job(load_recipe("demo"), "planned")
+    return job, make_plan(job, probe=False)
+
+
+def settled(packing: str):
+    recipe = load_recipe("demo")
+    recipe.training.device, recipe.training.packing, recipe.training.threads = "cpu", packing, 1
+    recipe.training.micro_batch = 3
+    return recipe
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, monkeypatch):
+    from common import random_model
+
+    examples = [Encoded([5 + k] * (30 + 7 * k), [index > 12 for index in range(30 + 7 * k)]) for k in range(3)]
+    kept = {}
+    for layers in (probe.LAYERS, TINY["num_hidden_layers"]):
+        folder = tmp_path / str(layers)
+        random_model.write_model(TINY | {"num_hidden_layers": layers}, folder / "model", tiled=True)
+        (folder / "model" / "tokenizer.json").write_text("{}")
+        trainer, _, _ = probe._load_trainer(settled(packing), folder, 1.0)
+        kept |= {n: probe._kept_gib(trainer, examples, n) for n in (1, layers)}
+    layer = kept[2] - kept[1]
+    assert layer > 0 and kept[6] == pytest.approx(kept[1] + 5 * layer, rel=1e-6)
+    assert kept[2] < kept[6] < 6 * kept[2]
+
+
+def test_the_plan_of_the_demo(demo_plan):
+    job, plan = demo_plan
+    assert (plan.steps, plan.steps_per_epoch, plan.epochs) == (78, 13, 6)
+    assert plan.tokens["longest"] == 608 and plan.tokens["epoch"] == 50_106
+    assert 0 < plan.tokens["computed_a_step"] < 50_106 / 13  # common beginnings are computed once
+    assert plan.fits and plan.train_s is None and 0 < plan.disk_gib < 0.1
+    parts = plan.to_dict()["memory"]
+    assert parts["total"] == pytest.approx(sum(gib for part, gib in parts.items() if part != "total"), abs=1e-3)
+
+
+def test_where_memory_is_short_the_plan_says_what_would_help(demo_plan, monkeypatch):
+    monkeypatch.setattr(hardware, "memory_gib", lambda device: (0.3, 64.0))
+    job = Job(load_recipe("demo", {"training.activation_checkpointing": ("off", "--set")}), "short")
+    plan = make_plan(job, probe=False)
+    options = list_options(job, plan)
+    assert not plan.fits and {"nf4", "every layer recomputed", "packs of 1,024"} <= {o.change for o in options}
+    assert all(option.memory_gib < plan.memory.total for option in options)
+    assert [o.memory_gib for o in options] == sorted(o.memory_gib for o in options)
+
+
+def plan_command(monkeypatch, capfd, *words):
+    monkeypatch.setattr(sys, "argv", ["plan.py", *words])
+    with pytest.raises(SystemExit) as end:
+        run_command(importlib.import_module("plan").main)
+    return end.value.code, capfd.readouterr()
+
+
+def test_a_model_that_is_not_here_is_planned_by_its_known_shape(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    words = ("--model", "mistralai/Mistral-7B-Instruct-v0.1", "--set", "model.precision=bf16", "--no-probe", "--json")
+    code, said = plan_command(monkeypatch, capfd, *words)
+    plan = json.loads(said.out)
+    assert code == 0, said.err
+    assert plan["memory"]["weights"] == pytest.approx(13.49, abs=0.01)
+    assert "the known shape of mistral-7b" in plan["assumed"][0] and "demo model's" in plan["assumed"][1]
+    assert not list(tmp_path.iterdir())  # nothing is written without times
+
+
+def test_a_model_that_nobody_knows_is_refused_with_how_to_get_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    code, said = plan_command(monkeypatch, capfd, "--model", "org/unheard-of", "--no-probe")
+    assert code == 66 and "make download MODEL=org/unheard-of" in said.err and "Traceback" not in said.err
+
+
+def test_data_that_is_not_right_cannot_be_planned():
+    with pytest.raises(UserError, match=r"nowhere\.jsonl"):
+        make_plan(Job(load_recipe("demo", {"data.train": ("nowhere.jsonl", "--train")}), "x"), probe=False)
+
+
+def test_a_plan_is_found_again_by_the_training_it_is_of(tmp_path, monkeypatch, demo_plan):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    job, plan = demo_plan
+    assert records.find_plan(job)["from"] == "the model's shape"
+    records.keep_plan(job, plan.to_dict() | {"train_s": 50.0})
+    found = records.find_plan(job)
+    assert (found["from"], found["train_s"]) == ("make plan", 50.0)
+    job.recipe.training.learning_rate *= 2
+    assert "train_s" not in records.find_plan(job)
+    job.recipe.training.learning_rate /= 2
+
+
+def test_a_training_is_held_against_its_plan():
+    plan = {"from": "make plan", "memory": {"total": 2.0}, "train_s": 100.0}
+    figures = records.compare(plan, peak_gib=1.8, train_s=55.0, share=0.5)
+    assert (figures["planned_s"], figures["time_off"], figures["peak_off"]) == (50.0, 0.1, -0.1)
+    assert records.describe(figures) == "peak 1.80 GiB (planned 2.00, −10 %), 55 s (planned 50, +10 %)"
+    assert "not planned" in records.describe(records.compare(None, 1.8, None, 0.0))
