@@ -129,8 +129,11 @@ def test_data_that_changed_during_the_run_is_told_and_fails_nothing(trainings, t
 
 def test_the_same_recipe_gives_the_same_bytes(trainings, finished):
     before = {path.name: sha256(path) for path in MODEL.iterdir()}
-    code, output = trainings.run(*SHORT, "--run", "again")
-    assert code == 0, output
+    code, shown = trainings.run_on_terminal(*SHORT, "--run", "again")
+    assert code == 0, shown
+    log = (trainings.folder / "again" / "train.log").read_text(encoding="utf-8")
+    assert "━ 100%  step 8/8  loss" in shown and "step 8/8  loss" in log  # a bar for people, lines for the log
+    assert "\nstep 8/8" not in shown and "━" not in log and "\x1b" not in log
     assert sha256(trainings.folder / "again" / "adapter_model.safetensors") == sha256(
         trainings.folder / finished / "adapter_model.safetensors"
     )

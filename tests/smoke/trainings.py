@@ -1,7 +1,9 @@
 """The real command on the demo model, writing to a folder of the test's own."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -30,6 +32,19 @@ class Trainings:
         process = self.start(*words, command=command)
         output, _ = process.communicate(timeout=600)
         return process.returncode, output
+
+    def run_on_terminal(self, *words: str, command: str = "finetune_ba") -> tuple[int, str]:
+        """Return exit code and what a terminal was sent, control sequences and all."""
+        ours, theirs = pty.openpty()
+        line = [sys.executable, str(ROOT / "python" / f"{command}.py"), *words]
+        process = subprocess.Popen(line, cwd=ROOT, env=self.environment, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        sent = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while part := os.read(ours, 65_536):
+                sent += part
+        os.close(ours)
+        return process.wait(timeout=600), sent.decode("utf-8", errors="replace")
 
     def read(self, run: str, name: str):
         return json.loads((self.folder / run / name).read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 from common.errors import ExitCode, Problem, UserError
@@ -170,7 +171,8 @@ def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     load_s = time.monotonic() - began
     loading_gib = max(0.0, _peak_gib() - _rss_gib())
     model = add_method(model, recipe.method, recipe.model.name, folder / "model")
-    trainer = new_trainer(Job(recipe, "probe", train_set=[None]), model, folder / "run")
+    job = Job(recipe, "probe", train_set=[None], tokenizer=SimpleNamespace(pad_token_id=0))
+    trainer = new_trainer(job, model, folder / "run")
     if recipe.training.device != "cpu":
         model.to(recipe.training.device)
     return trainer, loading_gib if loading_gib > 0.1 * file_gib else 0.0, load_s
