@@ -26,7 +26,7 @@ CASES = {
                                         "training.gradient_accumulation=2")),
     "llama-fp32": ("tinyllama-1.1b", 6, ("model.precision=fp32", "training.packing=off")),
     "mistral-bf16": ("mistral-7b", 2, ("model.precision=bf16", *_SHORT)),
-    "mistral-nf4": ("mistral-7b", 2, ("model.precision=nf4", *_SHORT)),
+    "llama-nf4": ("tinyllama-1.1b", 6, ("model.precision=nf4", *_SHORT)),
     "mistral-recomputed": ("mistral-7b", 4, ("model.precision=bf16", *_ALL, *_SHORT)),
     "phi-bf16": ("phi-3-mini", 3, ("model.precision=bf16", "method.targets=[qkv_proj,o_proj]", *_SHORT)),
 }  # fmt: skip
