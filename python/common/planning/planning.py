@@ -214,10 +214,12 @@ def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
     epochs = math.ceil(plan.epochs)
     computing_s = plan.steps * step_s
     saves = epochs + int(computing_s / (60 * training.save_every_minutes))
-    train_s = computing_s + epochs * evaluation_s + saves * save_s
+    train_s = computing_s + measured.first_s + epochs * evaluation_s + saves * save_s
     room = _CAUTION + measured.spread / 2
     start_s = measured.start_s + measured.load_s_per_gib * footprint.file_gib(config)
-    first = min(min(plan.steps, plan.steps_per_epoch) * step_s, 60 * training.save_every_minutes + step_s)
+    first = measured.first_s + min(
+        min(plan.steps, plan.steps_per_epoch) * step_s, 60 * training.save_every_minutes + step_s
+    )
     return replace(
         plan,
         step_s=step_s,

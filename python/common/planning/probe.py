@@ -4,7 +4,9 @@ It runs in a process of its own (:func:`measure_slice`), so that the memory it t
 A slice with one layer and one with both differ by exactly one layer in the middle of the model: the rest is arithmetic.
 """
 
+import gc
 import json
+import math
 import os
 import resource
 import subprocess
@@ -25,6 +27,7 @@ from common.settings import ROOT, Recipe
 LAYERS = 2
 _TIME_S = 12.0  # how long the same thing is repeated at most, after the first three times
 _FEWEST, _MOST = 2, 7
+_DEEPEST = 9  # passes through layers, where a single one is lost beside a large vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Slice:
     layer_forward_s: float
     rest_forward_s: float
     optimizer_s: float  # of one layer's adapter
+    first_s: float  # that the first step takes more than the others
     spread: float
     layer_activations: float
     rest_activations: float
@@ -99,28 +103,33 @@ def run_task(path: str) -> None:
 def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s: float) -> dict[str, float]:
     from common import footprint, random_model
 
+    layers_of_model = config["num_hidden_layers"]
     config = config | {"num_hidden_layers": LAYERS}
     random_model.write_model(config, folder / "model", tiled=True)
     (folder / "model" / "tokenizer.json").write_text("{}")
     file_gib = sum(shard.stat().st_size for shard in (folder / "model").glob("*.safetensors")) / GIB
 
+    linear, _ = footprint.count_weights(config | {"num_hidden_layers": 1})
+    depth = min(_DEEPEST, layers_of_model, 1 + math.ceil(config["vocab_size"] * config["hidden_size"] / linear))
     trainer, loading_gib, load_s = _load_trainer(recipe, folder, file_gib)
+    deep = _deepen(trainer, depth)
     optimizer = trainer.create_optimizer()
-    times: dict[str, list[float]] = {}
+    times: dict[int, list[float]] = {1: [], deep: []}
 
     def step(part: str, layers: int) -> float:
         return _timed(trainer, layers, lambda: trainer.training_step(trainer.model, {"examples": examples[part]}))
 
-    step("longest", LAYERS)
-    optimizer_s = min(_timed(trainer, LAYERS, optimizer.step) for _ in range(2))
-    kept = {layers: _kept_gib(trainer, examples["longest"], layers) for layers in (1, LAYERS)}
+    first_s = step("longest", deep)
+    optimizer_s = min(_timed(trainer, deep, optimizer.step) for _ in range(2))
     trainer.model.zero_grad()
+    gc.collect()
     before = _rss_gib()
     _reset_peak()
-    step("longest", LAYERS)
+    first_s -= step("longest", deep)
     peak = _peak_gib()
+    kept = {layers: _kept_gib(trainer, examples["longest"], layers) for layers in (1, deep)}
     tokens = _count_tokens(trainer, examples["longest"])
-    activations = (kept[LAYERS] - kept[1]) / tokens
+    activations = (kept[deep] - kept[1]) / (deep - 1) / tokens
     states = footprint.count_trainable(config, recipe.method) * 16 / GIB
     weights = footprint.weights_gib(config, recipe.model.precision)
 
@@ -128,25 +137,26 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
     for number in range(_MOST):
         if number >= _FEWEST and time.monotonic() - began > _TIME_S:
             break
-        for layers in (1, LAYERS):
-            times.setdefault(f"step {layers}", []).append(step("usual", layers))
+        for layers in (1, deep):
+            times[layers].append(step("usual", layers))
     usual = _count_tokens(trainer, examples["usual"])
-    forward = {layers: _time_forward(trainer, examples["usual"], layers) / usual for layers in (1, LAYERS)}
-    seconds = {layers: median(times[f"step {layers}"]) / usual for layers in (1, LAYERS)}
-    layer_step_s = max(seconds[LAYERS] - seconds[1], seconds[LAYERS] / (4 * LAYERS))  # noise must not eat a layer
-    layer_forward_s = max(forward[LAYERS] - forward[1], forward[LAYERS] / (4 * LAYERS))
-    both = times[f"step {LAYERS}"]
+    forward = {layers: _time_forward(trainer, examples["usual"], layers) / usual for layers in (1, deep)}
+    seconds = {layers: median(found) / usual for layers, found in times.items()}
+    layer_forward_s = max(forward[deep] - forward[1], forward[deep] / (4 * deep)) / (deep - 1)  # noise must not eat it
+    layer_step_s = max((seconds[deep] - seconds[1]) / (deep - 1), 2 * layer_forward_s)  # forward, and as much backward
+    both = times[deep]
     return {
         "layer_step_s": layer_step_s,
         "rest_step_s": max(0.0, seconds[1] - layer_step_s),
         "layer_forward_s": layer_forward_s,
         "rest_forward_s": max(0.0, forward[1] - layer_forward_s),
         "optimizer_s": optimizer_s / LAYERS,
+        "first_s": max(0.0, first_s),
         "spread": (max(both) - min(both)) / median(both),
         "layer_activations": activations,
         "rest_activations": max(0.0, kept[1] / tokens - activations),
         "longest_tokens": tokens,
-        "transient": max(0.0, peak - before - kept[LAYERS]),
+        "transient": max(0.0, peak - before - kept[deep]),
         "runtime": max(0.0, before - weights - states),
         "loading_share": loading_gib / file_gib,
         "load_s_per_gib": load_s / file_gib,
@@ -176,6 +186,19 @@ def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     if recipe.training.device != "cpu":
         model.to(recipe.training.device)
     return trainer, loading_gib if loading_gib > 0.1 * file_gib else 0.0, load_s
+
+
+def _deepen(trainer, depth: int) -> int:
+    """Let the model pass through its two layers again and again, up to ``depth`` in all; return how many it is now."""
+    import torch
+
+    base = trainer.model.get_base_model()
+    layers = base.model.layers
+    depth = max(depth, LAYERS)
+    base.model.layers = torch.nn.ModuleList(layers[k % LAYERS] for k in range(depth))
+    if getattr(base.config, "layer_types", None):
+        base.config.layer_types = [base.config.layer_types[k % LAYERS] for k in range(depth)]
+    return depth
 
 
 def _timed(trainer, layers: int, work: Callable[[], Any]) -> float:
@@ -215,6 +238,7 @@ def _kept_gib(trainer, examples: Sequence, layers: int) -> float:
         return tensor
 
     trainer.model.train()
+    gc.collect()
     parts = trainer.split_step(examples)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.sum_loss(max(parts, key=len))
