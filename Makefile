@@ -87,8 +87,8 @@ optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, o
 	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer METRIC=--metric
 evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= BASE= OUTPUT= CHECK_MERGE=1 MAX_MEMORY_GIB= MAX_ADAPTER_MIB= MIN_TOKEN_F1=)
 	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data BASE=--base_model OUTPUT=--output_file CHECK_MERGE=--check_merge! MAX_MEMORY_GIB=--max_memory_gib MAX_ADAPTER_MIB=--max_adapter_mib MIN_TOKEN_F1=--min_token_f1
-bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS= STEPS=)
-	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps
+bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS=4 STEPS=2 REPEATS=3)
+	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps REPEATS=--repeats
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)
 	@scripts/call.sh bench_generate MODEL=--model
 bench-data: ## reading, checking and tokenising a million rows beside datasets.map (ROWS= MODEL=)

@@ -25,6 +25,7 @@ OPTIONS = {
     "--max-length": "data.max_length_tokens",
     "--seed": "training.seed",
     "--quantization": "model.precision",
+    "--packing": "training.packing",
 }
 
 

@@ -172,14 +172,16 @@ def test_a_resume_that_would_train_something_else_is_refused(trainings, tmp_path
 
 
 def test_packed_and_one_by_one_training_follow_the_same_curve(trainings):
-    curves = {}
+    curves, ends = {}, {}
     for packing in ("on", "off"):
-        words = (*SHORT, "--lora-dropout", "0", "--set", f"training.packing={packing}", "--run", f"packing-{packing}")
+        words = (*SHORT, "--lora-dropout", "0", "--packing", packing, "--run", f"packing-{packing}")
         code, output = trainings.run(*words)
         assert code == 0, output
         lines = (trainings.folder / f"packing-{packing}" / "metrics.jsonl").read_text().splitlines()
         curves[packing] = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+        ends[packing] = trainings.read(f"packing-{packing}", "epoch_info.json")[-1]["eval_loss"]
     assert curves["on"] == pytest.approx(curves["off"], rel=1e-3)
+    assert ends["on"] == pytest.approx(ends["off"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from common.errors import run_command
         ("bench_data --rows 0", 64, "--rows is 0"),
         ("download_model ../model", 64, "'../model' is no hub id"),
         ("make_random_model --output /proc/model", 73, "cannot write in /proc"),
+        ("bench --repeats 0", 64, "--repeats is 0"),
         ("bench --model /no/model", 66, "no model folder '/no/model'"),
         ("make_random_model --output /etc/hosts", 73, "/etc/hosts is there already"),
     ],

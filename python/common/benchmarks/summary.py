@@ -1,13 +1,16 @@
 """From single measurements to medians, ratios and a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from common.benchmarks.trainings import EXAMPLES_PER_STEP, MAX_LENGTH_TOKENS
-from common.footprint import count_weights
+from common.footprint import count_weights, linear_shapes
 from common.models import load_tokenizer, read_config
+
+_READ_THE_EMBEDDING = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # in the first layer
 
 
 def summarise(
@@ -15,9 +18,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the figures of one workload: medians by arm, ratios, and the share of the machine's matrix rate.
 
-    Tokens are real ones, prompt and answer of every example, whatever an arm computes to train them. The roofline
-    counts 4 floating-point operations a weight and computed token, forward and backward to the activations; a frozen
-    weight has no gradient of its own.
+    Tokens are real ones, prompt and answer of every example, whatever an arm computes to train them.
     """
     from common.chat import encode_examples
     from common.packing import plan_packs
@@ -27,7 +28,8 @@ def summarise(
     tokens = int(data.lengths.sum())
     trained = sum(sum(example.completion_mask) for example in data)
     steps = [data[start : start + EXAMPLES_PER_STEP] for start in range(0, len(data), EXAMPLES_PER_STEP)]
-    computed = sum(len(pack) for step in steps for pack in plan_packs(step, TrainingSettings.pack_tokens))
+    packs = [pack for step in steps for pack in plan_packs(step, TrainingSettings.pack_tokens)]
+    computed, predicted = sum(map(len, packs)), sum(len(pack.targets) for pack in packs)
     arms = {
         arm: {
             "seconds": median(figure["seconds"] for figure in figures),
@@ -47,9 +49,24 @@ def summarise(
     if "ours" in arms:
         ours = arms["ours"]["seconds"]
         result |= {f"ratio_vs_{arm}": figures["seconds"] / ours for arm, figures in arms.items() if arm != "ours"}
-        linear, _ = count_weights(read_config(model))
-        result["roofline_fraction"] = 4 * linear * computed / ours / 1e12 / gemm_tflops
+        if "trainer" in arms:
+            result["peak_rss_vs_trainer"] = arms["ours"]["peak_rss_gib"] / arms["trainer"]["peak_rss_gib"]
+        result["roofline_fraction"] = (
+            count_operations(read_config(model), computed, predicted) / ours / 1e12 / gemm_tflops
+        )
     return result
+
+
+def count_operations(config: Mapping[str, Any], computed: int, predicted: int) -> int:
+    """Return the floating-point operations that training an adapter takes at least, in matrix products alone.
+
+    4 a weight and computed token: forward, and backward to the activations, for a frozen weight has no gradient of its
+    own. The head counts where a token is predicted; what reads the embedding needs no gradient for its input.
+    """
+    linear, _ = count_weights(config)
+    head = config["hidden_size"] * config["vocab_size"]
+    first = sum(math.prod(shape) for name, shape in linear_shapes(config).items() if name in _READ_THE_EMBEDDING)
+    return (4 * linear - 2 * first) * computed + 4 * head * predicted
 
 
 def print_table(report: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from common.settings import MethodSettings, Recipe
 EXAMPLES_PER_STEP = 8
 MAX_LENGTH_TOKENS = 2048
 METHOD = MethodSettings()
+RUN_ONCE = ("trl_default",)  # so slow that more repeats would take most of the time and change no conclusion
 
 
 def train_stock(model: Path, data: Path, steps: int) -> float:
@@ -70,6 +71,7 @@ def train_trl_default(model: Path, data: Path, steps: int) -> float:
 
 def train_ours(model: Path, data: Path, steps: int) -> float:
     """This project's trainer, with the packs it chooses."""
+    from common.checks import raise_problems
     from common.jobs import Job
     from common.preparation import check_job
     from common.training import new_trainer
@@ -79,7 +81,7 @@ def train_ours(model: Path, data: Path, steps: int) -> float:
     recipe.data.train, recipe.data.validation = str(data), None
     recipe.training.max_steps = steps
     job = Job(recipe, f"bench-{os.getpid()}")
-    check_job(job)
+    raise_problems(check_job(job))
     adapted, _, _ = _load(model, data)
     return _timed(new_trainer(job, adapted, Path(_scratch())).train)
 

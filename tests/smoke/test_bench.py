@@ -1,0 +1,28 @@
+"""python/bench.py runs from end to end, on the demo model. Run: pytest tests/smoke/test_bench.py"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.smoke
+
+
+def test_ours_and_the_stock_trainer_are_compared_on_the_same_examples(tmp_path):
+    words = ["--model", "recipes/demo/model", "--steps", "1", "--repeats", "1", "--workloads", "shared"]
+    environment = os.environ | {"RECETARIO_RUNS": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "python" / "bench.py"), *words, "--arms", "trainer", "ours"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    report = json.loads((tmp_path / "bench" / "cpu.json").read_text())
+    shared = report["workloads"]["shared"]
+    assert report["gradient_rel_diff"] <= 1e-5
+    assert report["gemm_tflops"] > 0 and report["machine"]["cores"] >= 1
+    assert shared["examples"] == 8 and shared["computed_tokens"] < shared["tokens"]
+    assert all(arm["seconds"] > 0 and arm["peak_rss_gib"] > 0 for arm in shared["arms"].values())
+    assert shared["ratio_vs_trainer"] == shared["arms"]["trainer"]["seconds"] / shared["arms"]["ours"]["seconds"]
+    assert f"{shared['prompt_share']:.0%} prompt" in answer.stdout
