@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, hardware, packed_model, ranks
+from common import checkpoints, hardware, lean_layers, packed_model, ranks
 from common.data_order import EpochOrder
 from common.errors import StoppedRun
 from common.jobs import Job
@@ -78,6 +78,8 @@ def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = (), tr
         torch.set_float32_matmul_precision("high")  # TF32 for what is in fp32, the adapters for one
     if job.recipe.training.packing == "on":
         packed_model.enable_packs(model)
+        if job.recipe.training.device == "cpu":
+            lean_layers.use_lean_layers(model)
     trainer_class = trainer_class or RecipeTrainer
     trainer = trainer_class(
         numbers=job.recipe.training,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PREFIX, RAGGED, encoded, gradient, make_adapted, make_model
 
-from common import packed_model
+from common import lean_layers, packed_model
 from common.packing import build_pack, common_prefix, plan_packs
 
 CASES = {
@@ -92,12 +92,15 @@ def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    for name, examples in CASES.items():
-        loss, slope = reference[name]
-        for max_tokens, share_prefix in ((1000, True), (45, True), (1000, False)):
-            packed_loss, packed_slope = packed(model, examples, max_tokens=max_tokens, share_prefix=share_prefix)
-            assert packed_loss == pytest.approx(loss, rel=1e-5), name
-            assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), name
+    for lean in (False, True):
+        if lean:
+            lean_layers.use_lean_layers(model)
+        for name, examples in CASES.items():
+            loss, slope = reference[name]
+            for max_tokens, share_prefix in ((1000, True), (45, True), (1000, False)):
+                packed_loss, packed_slope = packed(model, examples, max_tokens=max_tokens, share_prefix=share_prefix)
+                assert packed_loss == pytest.approx(loss, rel=1e-5), (name, lean)
+                assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
@@ -109,16 +112,20 @@ def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, chec
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    for name, (loss, slope) in reference.items():
-        packed_loss, packed_slope = packed(model, CASES[name], max_tokens=45)
-        assert packed_loss == pytest.approx(loss, rel=1e-5), name
-        assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), name
+    for lean in (False, True):
+        if lean:
+            lean_layers.use_lean_layers(model)
+        for name, (loss, slope) in reference.items():
+            packed_loss, packed_slope = packed(model, CASES[name], max_tokens=45)
+            assert packed_loss == pytest.approx(loss, rel=1e-5), (name, lean)
+            assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean)
 
 
 @pytest.fixture(scope="module")
 def packing_model():
     model = make_model("mistral", sliding_window=None).eval()
     packed_model.enable_packs(model)
+    lean_layers.use_lean_layers(model)
     return model
 
 

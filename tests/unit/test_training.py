@@ -5,7 +5,7 @@ import torch
 from small_models import RAGGED, gradient, make_model
 from transformers import TrainingArguments
 
-from common import packed_model
+from common import lean_layers, packed_model
 from common.settings import TrainingSettings
 from common.training import RecipeTrainer
 
@@ -20,6 +20,7 @@ def first_step(tmp_path, micro_batch, packing):
     )
     if packing == "on":
         packed_model.enable_packs(model)
+        lean_layers.use_lean_layers(model)
 
     class Tokenizer:
         pad_token_id = 0

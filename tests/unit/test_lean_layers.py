@@ -1,0 +1,84 @@
+"""Lean layers compute what the plain ones do. Run: pytest tests/unit/test_lean_layers.py
+
+Their gradients in every model are held against one-by-one training in test_packing.py.
+"""
+
+import pytest
+import torch
+from small_models import RAGGED, gradient, make_model
+
+from common import lean_layers, packed_model
+from common.lean_layers import GatedMlp, LoraLinear
+from common.packing import build_pack
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """So many numbers at a time that every layer takes several blocks, the last one shorter."""
+    monkeypatch.setattr(lean_layers, "_BLOCK", 300)
+
+
+def train_once(model, seed=3):
+    torch.manual_seed(seed)
+    loss = packed_model.sum_loss(model, build_pack(RAGGED))
+    loss.backward()
+    return loss.item(), gradient(model)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "phi3"])  # plain, with biases, with joined matrices
+def test_dropout_drops_what_peft_would(kind):
+    model = make_model(kind, dropout=0.3).train()
+    packed_model.enable_packs(model)
+    plain_loss, plain = train_once(model)
+    lean_layers.use_lean_layers(model)
+    lean_loss, lean = train_once(model)
+    assert lean_loss == pytest.approx(plain_loss, rel=1e-5)
+    assert (lean - plain).norm() <= 1e-5 * plain.norm()
+    assert (train_once(model, seed=4)[1] - plain).norm() > 1e-2 * plain.norm()
+
+
+def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_layers():
+    model = make_model("mistral")
+    packed_model.enable_packs(model)
+    _, exact = train_once(model)
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.bfloat16()
+    _, plain = train_once(model)
+    lean_layers.use_lean_layers(model)
+    _, lean = train_once(model)
+    plain_error, lean_error = ((slope - exact).norm() / exact.norm() for slope in (plain, lean))
+    assert 1e-4 < lean_error < 1.1 * plain_error
+
+
+def test_every_layer_that_can_be_is_lean():
+    model = make_model("mistral")
+    lean_layers.use_lean_layers(model)
+    lean = [type(module).__name__ for module in model.modules() if "forward" in vars(module)]
+    assert sorted(set(lean)) == ["Linear", "MistralRMSNorm"]  # down_proj is adapted: this MLP stays as it is
+    assert len(lean) == 2 * 3 + 2 * 2 + 1
+
+
+def test_switched_off_adapters_stay_off():
+    model = make_model("mistral")
+    ids = torch.tensor([RAGGED[0].input_ids])
+    with torch.no_grad(), model.disable_adapter():
+        plain = model(ids).logits
+        lean_layers.use_lean_layers(model)
+        assert torch.allclose(model(ids).logits, plain, atol=1e-5)
+    with torch.no_grad():
+        assert not torch.allclose(model(ids).logits, plain, atol=1e-3)
+
+
+def test_gradients_are_those_of_finite_differences():
+    torch.manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, dtype=torch.float64)
+
+    x, down, up = (tensor.requires_grad_() for tensor in (draw(70, 6), draw(2, 6), draw(5, 2)))
+    weight, bias, kept = draw(5, 6), draw(5), torch.rand(70, 6) < 0.7
+    assert torch.autograd.gradcheck(lambda *trained: LoraLinear.apply(x, weight, bias, *trained, 1.7, kept), (down, up))
+    assert torch.autograd.gradcheck(lambda x: LoraLinear.apply(x, weight, bias, down, up, 1.7, kept), (x,))
+    gate_up_down = draw(9, 6), draw(9, 6), draw(6, 9)
+    assert torch.autograd.gradcheck(lambda x: GatedMlp.apply(x, *gate_up_down), (x,))
