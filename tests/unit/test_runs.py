@@ -15,7 +15,7 @@ import pytest
 
 from common import runs
 from common.errors import ExitCode, StoppedRun, UserError
-from common.runs import processes
+from common.runs import claim, processes
 from common.runs.choose import choose_finished
 from common.runs.lock import is_held
 
@@ -344,6 +344,16 @@ def test_twenty_simultaneous_starts_have_one_winner(runs_folder):
     log = (runs_folder / "race" / "train.log").read_text()
     assert log.count("training from") == 1 and "held by" not in log
     kill(winner)
+
+
+def test_a_start_that_is_overtaken_between_two_looks_says_who_holds_the_run(monkeypatch):
+    looks = iter([False])
+    with runs.Run.create("race") as run:
+        run.write_manifest({})
+        monkeypatch.setattr(claim, "is_held", lambda folder: next(looks, True))
+        with pytest.raises(UserError, match="is held by process") as caught:
+            runs.check_available("race")
+    assert caught.value.exit_code == ExitCode.STOPPED
 
 
 def test_a_forked_child_does_not_keep_the_lock():

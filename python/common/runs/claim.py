@@ -35,7 +35,12 @@ def check_available(name: str, output: str | Path | None = None) -> Path:
         raise cannot_create(f"{folder} is not a folder", "", "choose another with RUN=NAME or OUTPUT=DIR")
     if is_held(folder):
         raise held_error(name, read_holder(folder))
-    refuse_used(name, folder)
+    try:
+        refuse_used(name, folder)
+    except UserError:
+        if is_held(folder):  # taken since the look above: what was found there is its holder's
+            raise held_error(name, read_holder(folder)) from None
+        raise
     return folder
 
 
