@@ -10,7 +10,7 @@ from common.engine import count_ranks
 from common.errors import ExitCode, Problem, UserError
 from common.footprint import Footprint
 from common.manifest import fingerprint
-from common.options import recipe_from_options
+from common.options import leaves_validation, recipe_from_options
 from common.runs import free_name, read_json, run_folder
 from common.settings import Recipe
 
@@ -31,6 +31,7 @@ class Job:
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     breaks: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)  # check → what it says besides what it found
     engine: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's configuration, completed
     memory: Footprint | None = None  # what it will take at its peak
     stand_in: Path | None = None  # a folder for config and tokenizer, where planning does without the model
@@ -46,7 +47,13 @@ def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
     """Return the job that a training command's options ask for, its settings checked and nothing else yet."""
     if not args.resume:
         recipe = recipe_from_options(args, options)
-        return Job(recipe, args.run or free_name(recipe.name), force=args.force)
+        job = Job(recipe, args.run or free_name(recipe.name), force=args.force)
+        if leaves_validation(args, options):
+            job.notes["validation"] = (
+                "these are the recipe's own: what they tell of a model trained on other data is of little use;"
+                " VAL= or --val names yours"
+            )
+        return job
     given = [flag for flag, key in options.items() if getattr(args, key) is not None] + args.set
     if not args.run or given:
         what = f"--resume with {given[0]}" if given else "--resume without --run NAME"

@@ -58,11 +58,7 @@ def recipe_parser(
 
 def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) -> Recipe:
     """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
-    flags = {key: flag for flag, key in reversed(options.items())}
-    given = {key: (getattr(args, key), flag) for key, flag in flags.items() if getattr(args, key) is not None}
-    given |= read_settings(args.set)
-    if "data.train" in given:
-        given |= _look_into_folder(*given["data.train"], given)
+    given = _read_given(args, options)
     recipe = load_recipe(args.recipe, given, smoke=args.smoke)
     if args.kind and recipe.method.kind != args.kind:
         what = f"recipe {recipe.name} has method.kind {recipe.method.kind}"
@@ -70,6 +66,22 @@ def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) ->
             Problem(what, f"this command trains {args.kind}", f"use python/{recipe.command}.py"), ExitCode.CONFIG
         )
     return recipe
+
+
+def leaves_validation(args: argparse.Namespace, options: Mapping[str, str]) -> bool:
+    """True when ``args`` name training examples, and the validation examples are left to the recipe."""
+    given = _read_given(args, options)
+    return "data.train" in given and "data.validation" not in given
+
+
+def _read_given(args: argparse.Namespace, options: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Return what the command line sets, as :func:`load_recipe` takes it."""
+    flags = {key: flag for flag, key in reversed(options.items())}
+    given = {key: (getattr(args, key), flag) for key, flag in flags.items() if getattr(args, key) is not None}
+    given |= read_settings(args.set)
+    if "data.train" in given:
+        given |= _look_into_folder(*given["data.train"], given)
+    return given
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, tuple[Any, str]]:

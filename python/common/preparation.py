@@ -192,7 +192,8 @@ def _load_part(job: Job, part: str) -> str:
     )
     job.examples[part] = loaded.examples
     job.data[part] = loaded.summary()
-    found, notes = f"{len(loaded)} examples ({loaded.shape})", "".join(f"\n{note}" for note in loaded.notes)
+    found = f"{len(loaded)} examples ({loaded.shape})"
+    notes = "".join(f"\n{note}" for note in (*loaded.notes, job.notes.get(part)) if note)
     if job.tokenizer is None:
         return found + notes
     encoded = encode_examples(

@@ -5,7 +5,6 @@ Run: pytest tests/smoke/test_main.py
 
 import json
 import os
-import shutil
 
 import psutil
 import pytest
@@ -14,6 +13,7 @@ from rank_trainings import ROOT, RankTrainings, ranks_of, wait_until_gone
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: it needs Linux")
 pytestmark = pytest.mark.smoke
+OFTEN = ("--set", "training.save_every_minutes=0.0001")  # at every step
 FINISHED = "adapter_config.json adapter_model.safetensors tokenizer.json tokenizer_config.json chat_template.jinja"
 RECORDS = "run.json run.lock status.json train.log metrics.jsonl logs epoch_info.json training_info.json DONE.json"
 ARTEFACTS = {
@@ -100,8 +100,7 @@ def test_two_ranks_follow_the_curve_of_one_process(trainings, together):
 
 def test_a_crashed_rank_a_dead_launcher_and_a_stop_leave_nobody_and_resume(trainings, together):
     name, folder = "disturbed", trainings.folder / "disturbed"
-    often = ("--set", "training.save_every_minutes=0.0001")
-    code = trainings.launch(name, *often, BACKGROUND=1).wait(timeout=600)
+    code = trainings.launch(name, *OFTEN, BACKGROUND=1).wait(timeout=600)
     assert code == 0
     trainings.wait_for_checkpoint(name, 2)
     ranks_of(folder)["1"].kill()
@@ -138,8 +137,8 @@ def test_it_is_reproduced_with_as_many_ranks(trainings, together):
 
 def test_two_launchers_train_as_two_nodes_and_carry_on_after_one_lost_its_rank(trainings, together, tmp_path):
     where = {"HOSTFILE": write_hostfile(tmp_path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    nodes = [trainings.launch("nodes", NODE_RANK=rank, **where) for rank in (0, 1)]
-    trainings.wait_for_step("nodes", 3)
+    nodes = [trainings.launch("nodes", *OFTEN, NODE_RANK=rank, **where) for rank in (0, 1)]
+    trainings.wait_for_checkpoint("nodes", 2)
     family = [process for node in nodes for process in psutil.Process(node.pid).children(recursive=True)]
     next(process for process in family if process.environ().get("RANK") == "1").kill()
     outputs = [node.communicate(timeout=300)[0] for node in nodes]
@@ -151,12 +150,13 @@ def test_two_launchers_train_as_two_nodes_and_carry_on_after_one_lost_its_rank(t
     nodes = [trainings.start("scripts/launch_training.sh", NODE_RANK=rank, **where) for rank in (0, 1)]
     outputs = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert "resuming at step" in outputs[0]
     # sums may be ordered otherwise, hence the tolerance
     assert trainings.losses("nodes") == pytest.approx(trainings.losses(together), rel=1e-3)
 
 
 def test_ranks_do_not_outlive_who_waits_for_them_in_the_foreground(trainings):
-    process = trainings.launch("orphans")
+    process = trainings.launch("orphans", "--set", "training.max_steps=4000")
     trainings.wait_for_step("orphans", 3)
     family = psutil.Process(process.pid).children(recursive=True)
     assert {"0", "1"} <= {member.environ().get("RANK") for member in family}
@@ -183,7 +183,7 @@ def test_the_batch_script_stops_before_the_time_is_up_and_carries_on(trainings, 
     slurm = {"SLURM_SUBMIT_DIR": ROOT, "SLURM_JOB_ID": os.getpid(), "SLURM_JOB_NODELIST": "two", "RUN": "batch"}
     slurm |= {"SLURM_GPUS_ON_NODE": 1, "SMOKE": 1} | write_stand_ins(tmp_path / "bin")
     script = ("bash", "scripts/train_h100.slurm")
-    job = trainings.start(*script, *trainings.inputs, *trainings.numbers, **slurm)
+    job = trainings.start(*script, *trainings.inputs, *trainings.numbers, *OFTEN, **slurm)
     try:
         trainings.wait_for_step("batch", 3)
         job.terminate()  # what #SBATCH --signal=B:TERM does
@@ -224,17 +224,12 @@ def test_without_enough_gpus_it_says_what_is_there_and_what_to_do(trainings):
 
 
 def test_the_launcher_makes_the_data_that_is_missing(trainings, tmp_path):
-    """In a clone of its own; the run itself then lacks its GPUs."""
+    """In a folder of runs that is empty; the run itself then lacks its GPUs."""
     import torch
 
     if torch.cuda.device_count() >= 8:
         pytest.skip("this machine has the GPUs")
-    for part in ("scripts", "python", "recipes"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "demo"))
-    for part in ("ds_config.json", "requirements.lock"):
-        shutil.copy(ROOT / part, tmp_path)
-    command = (str(tmp_path / "scripts" / "launch_training.sh"), *trainings.inputs[:2])
-    code, output = trainings.run(*command)
+    code, output = trainings.run("scripts/launch_training.sh", *trainings.inputs[:2], RECETARIO_RUNS=tmp_path / "runs")
     assert code == 69, output
     assert "train       385 examples" in output and "validation  42 examples" in output
     assert (tmp_path / "runs" / "data" / "frida-h100" / "formatted_data.jsonl").is_file()

@@ -4,8 +4,9 @@ import pytest
 
 from common import hardware, preparation
 from common.errors import UserError
-from common.jobs import Job
-from common.settings import load_recipe
+from common.jobs import Job, requested_job
+from common.options import recipe_parser
+from common.settings import ROOT, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,16 @@ def test_what_was_asked_for_or_recorded_stays(checked, monkeypatch):
 def test_too_little_memory_is_refused(checked, monkeypatch):
     with pytest.raises(UserError, match="needed, 0.2 of"):
         fit(checked, monkeypatch, 0.2)
+
+
+def test_validation_data_of_the_recipe_is_named_beside_training_data_of_the_users_own():
+    options = {"--train": "data.train", "--val": "data.validation"}
+    splits = {part: str(ROOT / "recipes" / "demo" / "data" / f"{part}.jsonl") for part in ("train", "validation")}
+
+    def found(*words):
+        job = requested_job(recipe_parser("test", options, "demo").parse_args(words), options)
+        return preparation._load_part(job, "validation")
+
+    assert "these are the recipe's own" in found("--train", splits["train"])
+    assert "these are the recipe's own" in found("--set", f"data.train={splits['train']}")
+    assert "the recipe's own" not in found() + found("--train", splits["train"], "--val", splits["validation"])
