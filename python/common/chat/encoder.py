@@ -133,6 +133,12 @@ class ChatEncoder:
         plan = self._fill(skeleton.parts[: skeleton.prompt_parts], messages)
         return self._encode_items(plan)[0].tolist()
 
+    def prompt_outline(self, roles: Sequence[str]) -> list[str | Slot]:
+        """What the template writes for a conversation of these roles, up to the next answer: text, and slots for
+        contents. Raises UserError like :meth:`encode_prompt`.
+        """
+        return self._skeleton((*roles, "assistant")).prompt_outline
+
     def stop_token_ids(self) -> list[int]:
         last = self._skeleton(("user", "assistant")).parts[-1].token_id
         return sorted({token for token in (last, self._eos[1]) if token is not None})
