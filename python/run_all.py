@@ -8,17 +8,13 @@ What is done and unchanged is not done again; a training that was interrupted go
 are trained and judged all the same. Exit codes: 0 all done, else that of the first stage that failed.
 """
 
-import re
 import sys
 from pathlib import Path
 
 from common import runs
-from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.errors import CommandParser, ExitCode, refuse_tokens, run_command
 from common.pipeline.medical import METHODS, SHARED, plan_stages
 from common.pipeline.stages import Pipeline, Stage
-
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-_TOKEN_OPTION = re.compile(r"--?((hf|hub|huggingface|auth|access|use[_-]auth)[_-]?)?token\b", re.IGNORECASE)
 
 
 def build_parser() -> CommandParser:
@@ -43,15 +39,6 @@ def main() -> int:
     stages = plan_stages(args, folder)
     states = Pipeline(stages, folder).run()
     return report(stages, states, folder)
-
-
-def refuse_tokens(words: list[str]) -> None:
-    """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
-    if any(_TOKEN.search(word) or _TOKEN_OPTION.match(word) for word in words):
-        remedy = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
-        raise UserError(
-            Problem("a token on the command line", "command lines can be read by others", remedy), ExitCode.USAGE
-        )
 
 
 def report(stages: list[Stage], states: dict[str, dict], folder: Path) -> int:

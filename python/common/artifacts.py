@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from common.checkpoints import named_disk_errors
@@ -18,6 +17,7 @@ from common.progress import read_epochs
 from common.runs import Run, utc_now, write_json
 from common.runs.folders import sync_folder
 from common.settings import Recipe
+from common.sharing.card import model_card
 
 DONE = "DONE.json"
 
@@ -40,7 +40,7 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     _compare_with_memory(draft, trainer.model)
     trainer.processing_class.save_pretrained(draft)
     write_json(draft / "training_info.json", info)
-    (draft / "README.md").write_text(model_card(run, recipe, info), encoding="utf-8")
+    (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
     plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
 
     files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
@@ -113,37 +113,6 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     }
 
 
-def model_card(run: Run, recipe: Recipe, info: Mapping[str, Any]) -> str:
-    """Return the README.md of an adapter, in the hub's format; no path outside the project is in it."""
-    data = run.manifest().get("data", {})
-    files = "\n".join(
-        f"| {part} | {Path(entry['path']).name} | {entry['examples']} | `{entry['sha256'][:16]}…` |"
-        for part, entry in data.items()
-    )
-    numbers = "\n".join(
-        f"| {name} | {info[name]} |"
-        for name in (
-            *(name for name in info if name.startswith("method_")),
-            *("precision", "epochs", "steps", "micro_batch", "gradient_accumulation", "learning_rate", "scheduler"),
-            *("warmup_steps", "weight_decay", "max_grad_norm", "seed", "trainable_params", "trainable_percentage"),
-            *("train_loss", "eval_loss"),
-        )
-    )
-    base = recipe.model.name if not Path(recipe.model.name).is_absolute() else Path(recipe.model.name).name
-    title, tag, library, loading = _KINDS[recipe.method.kind]
-    return _CARD.substitute(
-        name=run.name,
-        recipe=recipe.name,
-        base=base,
-        files=files,
-        numbers=numbers,
-        title=title,
-        tag=tag,
-        library=library,
-        loading=loading.format(base=base),
-    )
-
-
 def _compare_with_memory(folder: Path, model) -> None:
     """Raise UserError (70) unless the saved tensors are, bit for bit, those of the model."""
     import torch
@@ -153,58 +122,3 @@ def _compare_with_memory(folder: Path, model) -> None:
     same = saved.keys() == live.keys() and all(torch.equal(saved[name], live[name].cpu()) for name in saved)
     if not same:
         raise UserError(Problem("the saved adapter differs from the one in memory"), ExitCode.INTERNAL)
-
-
-_PEFT = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-_OURS = """from pathlib import Path
-
-from common.methods import load_adapter  # in Recetario's folder python/
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{base}")
-model = load_adapter(base, Path("path/to/this/folder"))
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-_KINDS = {
-    "lora": ("A LoRA adapter", "lora", "peft", _PEFT),
-    "adapter": ("Bottleneck adapters", "bottleneck-adapter", "transformers", _OURS),
-    "ptuning": ("Virtual tokens from p-tuning", "p-tuning", "peft", _PEFT),
-}
-_CARD = Template("""---
-base_model: $base
-library_name: $library
-pipeline_tag: text-generation
-tags: [$tag, recetario]
----
-
-# $name
-
-$title for `$base`, trained with the recipe `$recipe` of Recetario.
-
-## Data
-
-| part | file | examples | sha256 |
-|---|---|---|---|
-$files
-
-## Numbers
-
-| setting or result | value |
-|---|---|
-$numbers
-
-## How to load
-
-```python
-$loading
-```
-
-## Limits
-
-It answers in the manner of its training examples; what they do not show, it was not taught. The losses above are means
-over the answer's tokens. Whether it beats a better prompt is a matter of measurement: `make compare RUN=$name`.
-""")

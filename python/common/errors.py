@@ -8,12 +8,16 @@ the user asks for it with ``--debug``.
 import argparse
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+_TOKEN_OPTION = re.compile(r"--?((hf|hub|huggingface|auth|access|use[_-]auth)[_-]?)?token\b", re.IGNORECASE)
 
 
 class ExitCode(IntEnum):
@@ -99,6 +103,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return "did you mean X?" for the nearest of ``known``, or "" when nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""
+
+
+def refuse_tokens(words: list[str]) -> None:
+    """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
+    if any(_TOKEN.search(word) or _TOKEN_OPTION.match(word) for word in words):
+        remedy = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
+        raise UserError(
+            Problem("a token on the command line", "command lines can be read by others", remedy), ExitCode.USAGE
+        )
 
 
 def print_error(error: UserError) -> None:

@@ -20,6 +20,11 @@ PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against o
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+def hub_id(name: str) -> str | None:
+    """Return ``name`` if it looks like a model's id on the hub (org/name), else None."""
+    return name if _HUB_ID.fullmatch(name) and not name.startswith((".", "/")) else None
+
+
 def model_folder(name: str) -> Path:
     """Return the folder in runs/models/ that `make download` gives to hub model ``name``."""
     return runs_dir() / "models" / name.replace("/", "--")
@@ -34,7 +39,7 @@ def find_model(settings: ModelSettings) -> Path:
     for folder in (Path(name), ROOT / name):
         if folder.is_dir():
             return folder
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+    if not hub_id(name):
         raise UserError(Problem(f"no model folder '{name}'", "a folder, or a hub id as in org/name"), ExitCode.NO_INPUT)
     folder = model_folder(name)
     if (folder / MARKER).is_file():
