@@ -1,6 +1,7 @@
-"""Talk to a model: a base, a finished adapter, or the checkpoint of any epoch; two of them give answers side by side.
+"""Talk to a model: a base, a run, or the checkpoint of any epoch; two of them give answers side by side.
 
-python python/test_model.py --model runs/frida-h100                                   a chat, if this is a terminal
+python python/test_model.py --run demo                                                a chat with a finished run
+python python/test_model.py --model recipes/demo/model                                the same with any model
 python python/test_model.py --model runs/frida-h100/checkpoint-epoch-2 --batch        predefined prompts
 python python/test_model.py --batch --model runs/a/checkpoint-epoch-1 --model runs/a/checkpoint-epoch-3
 """
@@ -21,19 +22,24 @@ PROMPTS = (
 
 def main() -> None:
     args = build_parser().parse_args()
-    models = args.model or ["recipes/demo/model"]
-    if len(models) > 2:
-        raise UserError(Problem(f"{len(models)} models", "one, or two side by side"), ExitCode.USAGE)
+    models = args.model or ([] if args.run or args.finished else ["recipes/demo/model"])
+    if len(models) > 2 - bool(args.run or args.finished):
+        raise UserError(Problem("too many models", "one, or two side by side"), ExitCode.USAGE)
     interactive = args.interactive or (not args.batch and sys.stdin.isatty())
     if not interactive and not args.batch:
         raise UserError(Problem("no terminal to talk at", "--batch answers predefined prompts"), ExitCode.USAGE)
+
+    precision = args.precision or "fp32"
+    if args.run or args.finished:
+        folder, trained_in = find_run(args.run)
+        models, precision = [folder, *models], args.precision or trained_in
 
     from common.generation import Decoding
     from common.generation.talking import open_speaker
 
     decoding = Decoding(args.max_new_tokens, args.temperature)
     shared = {}
-    speakers = [open_speaker(spec, decoding, precision=args.precision, models=shared) for spec in models]
+    speakers = [open_speaker(spec, decoding, precision=precision, models=shared) for spec in models]
     if interactive:
         chat(speakers)
     else:
@@ -47,13 +53,27 @@ def build_parser() -> CommandParser:
     add = parser.add_argument
     add("--model", "--model_path", "--model-path", action="append", metavar="PATH",
         help="run, adapter or model folder, or hub id; twice: side by side (default: the demo's model)")  # fmt: skip
+    add("--run", metavar="NAME", help="a finished run, its base as it was in training; --model: another beside it")
+    add("--finished", action="store_true", help="the only completed run, where --run is not given")
     add("--batch", action="store_true", help="answer predefined prompts and end")
     add("--interactive", action="store_true", help="a chat with memory; an empty line ends it")
     add("--prompts", type=Path, metavar="FILE", help="prompts of your own for --batch, one a line")
     add("--max-new-tokens", type=int, default=256, help="an answer is cut there")
     add("--temperature", type=float, default=0.0, help="0: greedy")
-    add("--precision", default="fp32", choices=("fp32", "bf16", "nf4"), help="of the base's weights")
+    add("--precision", choices=("fp32", "bf16", "nf4"), help="of the base's weights (default: the run's, or fp32)")
     return parser
+
+
+def find_run(name: str | None) -> tuple[str, str]:
+    """Return the folder of a finished run and the precision that its base had. UserError 64, 66, 75 without one."""
+    from common import runs
+    from common.runs.choose import choose_finished
+
+    name = choose_finished(name, "chat")
+    folder = runs.run_folder(name)
+    info = runs.read_json(folder / "training_info.json")
+    print(f"run '{name}': {info['method_kind']} on {info['base_model']} in {info['precision']}")
+    return str(folder), info["precision"]
 
 
 def read_prompts(path: Path | None) -> list[str]:
