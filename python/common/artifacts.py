@@ -1,7 +1,6 @@
 """What a finished training leaves behind: the adapter with its tokenizer, its card and figures, and the loss plot."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
