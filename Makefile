@@ -88,14 +88,14 @@ optimize: ## search a better prompt with DSPy, on training rows only (RECIPE=, o
 	@scripts/call.sh optimize_prompt RECIPE=--recipe MODEL=--model TRAIN=--train OUTPUT=--output PROPOSER=--proposer METRIC=--metric
 evaluate: ## a base and its tuned models on the same test items, with a recommendation (QLORA= ADAPTER= PTUNING= TEST= BASE= OUTPUT= CHECK_MERGE=1 MAX_MEMORY_GIB= MAX_ADAPTER_MIB= MIN_TOKEN_F1=)
 	@scripts/call.sh evaluate_models QLORA=--qlora_model ADAPTER=--adapter_model PTUNING=--ptuning_model TEST=--test_data BASE=--base_model OUTPUT=--output_file CHECK_MERGE=--check_merge! MAX_MEMORY_GIB=--max_memory_gib MAX_ADAPTER_MIB=--max_adapter_mib MIN_TOKEN_F1=--min_token_f1
-bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS=4 STEPS=2 REPEATS=3)
-	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps REPEATS=--repeats
 chat: ## talk to a finished run (RUN= MAX_TOKENS=256 TEMPERATURE=0 BATCH=1)
 	@scripts/call.sh test_model RUN=--run MAX_TOKENS=--max-new-tokens TEMPERATURE=--temperature BATCH=--batch! -- --finished
 export: ## merged weights, verified, with what Ollama, vLLM and llama.cpp need (RUN= OUTPUT= DTYPE=bf16|fp32 FORCE=1)
 	@scripts/call.sh export_model RUN=--run OUTPUT=--output DTYPE=--dtype FORCE=--force!
 publish: ## put a finished run on the hub, after a look at what would go there (RUN= REPO=org/name DRY_RUN=1 BASE= LICENSE= PUBLIC=1 FORCE=1 YES=1)
 	@scripts/call.sh publish_run RUN=--run REPO=--repo DRY_RUN=--dry-run! TOKEN=--token BASE=--base LICENSE=--license PUBLIC=--public! FORCE=--force! YES=--yes!
+bench: ## this project's CPU training beside its peers', on this machine (MODEL= LAYERS=4 STEPS=2 REPEATS=3)
+	@scripts/call.sh bench MODEL=--model LAYERS=--layers STEPS=--steps REPEATS=--repeats
 bench-generate: ## answering in batches beside one by one and plain batches (MODEL=)
 	@scripts/call.sh bench_generate MODEL=--model
 bench-data: ## reading, checking and tokenising a million rows beside datasets.map (ROWS= MODEL=)
