@@ -82,7 +82,7 @@ HUB_MODELS = {
     "microsoft/Phi-3-mini-4k-instruct": "phi-3-mini",
     "meta-llama/Llama-3.2-3B-Instruct": "llama-3.2-3b",
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": "tinyllama-1.1b",
-    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",  # pragma: allowlist secret
 }
 
 

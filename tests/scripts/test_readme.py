@@ -3,6 +3,7 @@
 Run: pytest tests/scripts/test_readme.py
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -79,7 +80,7 @@ def test_the_file_tree_is_the_projects(text):
 
 
 def test_the_spanish_page_is_in_step():
-    """The same headings, commands, links and figures, in the same order: what is added to one is missed in the other."""
+    """The same headings, commands, links and figures in each section: what is added to one is missed in the other."""
     assert [c for c, _ in command_lines(SPANISH)] == [c for c, _ in COMMANDS]
     outlines = [re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE) for text in TWINS]
     assert outlines[0] == outlines[1]
@@ -99,3 +100,61 @@ def test_what_needs_hardware_is_marked_alike_in_both():
     for (command, english), (_, spanish) in zip(COMMANDS, command_lines(SPANISH), strict=True):
         for mark, twin in MARKS.items():
             assert (mark in english) == (twin in spanish), command
+
+
+# Every command of the README is run by a test: here, or where it is tested for more than that it runs.
+HERE = ("data", "inspect", "status", "runs", "report", "logs", "publish", "stop", "debug-model")
+ELSEWHERE = {
+    "demo": "scripts/test_front_desk.py", "train-cpu-background": "scripts/test_launchers.py",
+    "resume": "scripts/test_launchers.py", "watch": "unit/test_watching.py", "tensorboard": "unit/test_watching.py",
+    "optimize": "smoke/test_compare.py", "compare": "smoke/test_compare.py", "chat": "smoke/test_out_of_the_house.py",
+    "export": "smoke/test_out_of_the_house.py", "reproduce": "smoke/test_soak.py", "soak": "smoke/test_soak.py",
+    "plan": "unit/test_planning.py", "doctor": "unit/test_commands.py", "pipeline": "smoke/test_medical.py",
+    "train-cpu": "scripts/test_front_desk.py", "train-h100": "smoke/test_main.py",
+    "test-model": "smoke/test_talking.py", "test": "scripts/test_front_desk.py",
+}  # fmt: skip
+
+
+def target_of(command: str) -> str:
+    return command.split()[1]
+
+
+@pytest.mark.parametrize(("command", "comment"), [pair for pair in COMMANDS if pair[0].startswith("make ")])
+def test_every_make_command_is_run_by_a_test_or_says_what_it_needs(command, comment):
+    target = target_of(command)
+    if target in HERE or any(mark in comment for mark in MARKS):
+        return
+    (called,) = re.findall(r"scripts/(?:call\.sh )?([\w.]+)", recipe_of(target).splitlines()[0])[:1]
+    text = (PROJECT / "tests" / ELSEWHERE[target]).read_text(encoding="utf-8")
+    names = (called.removesuffix(".sh"), called.removesuffix(".py"), f'"{target}"')
+    assert any(name in text for name in names), f"{ELSEWHERE[target]} runs no {names}"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of runs in which a short one called demo is finished, as the README's lines expect."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = make("make train RECIPE=demo SMOKE=1 RUN=demo", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def make(command: str, runs) -> subprocess.CompletedProcess:
+    dropped = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "RECETARIO_LAUNCH")
+    inherited = {key: value for key, value in os.environ.items() if key not in dropped}
+    environment = inherited | {"RECETARIO_RUNS": str(runs), "RECETARIO_PYTHON": sys.executable}
+    words, options = shlex.split(command), {"cwd": PROJECT, "env": environment, "stdin": subprocess.DEVNULL}
+    return subprocess.run(words, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("command", [c for c, mark in COMMANDS if c.startswith("make ") and target_of(c) in HERE])
+def test_commands_that_look_at_a_run_do_so(command, runs):
+    if "REPO=" in command:
+        pytest.skip("needs a model hub: smoke/test_out_of_the_house.py publishes to a stand-in")
+    data = PROJECT / "recipes" / "demo" / "data"
+    command = command.replace("my_train.jsonl", str(data / "train.jsonl"))
+    command = command.replace("my_validation.jsonl", str(data / "validation.jsonl"))
+    done = make(command, runs)
+    finds_faults = target_of(command) == "debug-model" and "need attention" in done.stdout  # the GPUs, for one
+    assert done.returncode == 0 or finds_faults, done.stdout + done.stderr
+    assert done.stdout.strip() and "Traceback" not in done.stdout + done.stderr
