@@ -11,11 +11,10 @@ folder was changed by hand: then it is that one. The token comes from HF_TOKEN o
 import re
 import sys
 
-from common.errors import CommandParser, ExitCode, Problem, UserError, refuse_tokens, run_command
+from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 
 
 def main() -> None:
-    refuse_tokens(sys.argv[1:])
     args = build_parser().parse_args()
     check_names(args)
 

@@ -8,11 +8,10 @@ What is done and unchanged is not done again; a training that was interrupted go
 are trained and judged all the same. Exit codes: 0 all done, else that of the first stage that failed.
 """
 
-import sys
 from pathlib import Path
 
 from common import runs
-from common.errors import CommandParser, ExitCode, refuse_tokens, run_command
+from common.errors import CommandParser, ExitCode, run_command
 from common.pipeline.medical import METHODS, SHARED, plan_stages
 from common.pipeline.stages import Pipeline, Stage
 
@@ -33,7 +32,6 @@ def build_parser() -> CommandParser:
 
 
 def main() -> int:
-    refuse_tokens(sys.argv[1:])
     args = build_parser().parse_args()
     folder = Path(args.output_dir or runs.runs_dir() / ("pipeline-smoke" if args.smoke else "pipeline")).absolute()
     stages = plan_stages(args, folder)

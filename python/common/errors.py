@@ -121,9 +121,13 @@ def print_error(error: UserError) -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's ``main`` and leave with its exit code; mistakes become lines, not tracebacks."""
+    """Run a command's ``main`` and leave with its exit code; mistakes become lines, not tracebacks.
+
+    A token on the command line ends it before anything is done, so none gets into a manifest or a log.
+    """
     debug = "--debug" in sys.argv
     try:
+        refuse_tokens(sys.argv[1:])
         code = main() or ExitCode.OK
     except UserError as error:
         if debug:

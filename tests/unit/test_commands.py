@@ -19,6 +19,7 @@ from common.errors import run_command
         ("make_random_model --output /proc/model", 73, "cannot write in /proc"),
         ("bench --repeats 0", 64, "--repeats is 0"),
         ("bench --model /no/model", 66, "no model folder '/no/model'"),
+        ("finetune_ba --recipe demo --set model.name=hf_abcdefgh1234", 64, "a token on the command line"),
         ("make_random_model --output /etc/hosts", 73, "/etc/hosts is there already"),
     ],
 )

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import run_all
-from common.errors import ExitCode, UserError
+from common.errors import ExitCode, UserError, refuse_tokens
 from common.pipeline.medical import plan_stages
 from common.pipeline.stages import Pipeline, Stage
 from common.runs import read_json
@@ -226,9 +226,9 @@ def test_what_is_skipped_is_left_out_and_own_data_need_no_questions(folder):
 )
 def test_a_token_on_the_command_line_is_refused_and_not_repeated(words):
     with pytest.raises(UserError, match="a token on the command line.*HF_TOKEN") as caught:
-        run_all.refuse_tokens(words)
+        refuse_tokens(words)
     assert caught.value.exit_code == ExitCode.USAGE and "abcdefgh" not in str(caught.value)
 
 
 def test_other_words_are_no_tokens():
-    run_all.refuse_tokens(["--num_virtual_tokens", "20", "--model_name=org/hf_model"])
+    refuse_tokens(["--num_virtual_tokens", "20", "--model_name=org/hf_model"])
