@@ -31,8 +31,8 @@ download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 demo-model: ## build the demo recipe's model anew, from nothing
 	@scripts/call.sh make_demo_model -- --output recipes/demo/model --seed 42 --force
 
-test-model: ## talk to a model, an adapter or an epoch's checkpoint (MODEL= BATCH=1)
-	@scripts/call.sh test_model MODEL=--model BATCH=--batch!
+test-model: ## talk to a model, an adapter or an epoch's checkpoint, or to two side by side (MODEL= AGAINST= BATCH=1)
+	@scripts/call.sh test_model MODEL=--model AGAINST=--model BATCH=--batch!
 debug-model: ## what is wrong with GPUs, settings or model, with remedies (RECIPE=frida-h100 MODEL= NUM_GPUS= NCCL=1 SMOKE=1)
 	@scripts/call.sh debug_model NCCL=--nccl! RECIPE=--recipe MODEL=--model NUM_GPUS=--num-gpus SMOKE=--smoke!
 
