@@ -85,8 +85,8 @@ def test_utn_killed_and_resumed_ends_with_the_same_bytes(trainings, utn, utn_who
 
 @pytest.fixture(scope="module")
 def yoda(trainings):
-    """What `make train-mps SMOKE=1` says of a few steps, and the folder of its run."""
-    variables = {"RECETARIO_PYTHON": sys.executable, "SMOKE": "1", "SET": "training.max_steps=6"}
+    """What `make train-mps SMOKE=1` says, and the folder of its run."""
+    variables = {"RECETARIO_PYTHON": sys.executable, "SMOKE": "1"}
     environment = trainings.environment | variables
     done = subprocess.run(
         ["make", "train-mps"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -102,6 +102,14 @@ def test_yoda_probes_memory_and_keeps_what_it_found(trainings, yoda):
     found = manifest["memory_probe"]
     assert (found["micro_batch"], found["gradient_accumulation"], found["reduced"]) == (8, 1, False)
     assert manifest["settings"]["training"]["packing"] == "off"
+
+
+def test_yoda_puts_held_out_sentences_in_his_order_and_the_base_does_not(trainings, yoda):
+    code, output = trainings.run("--run", "yoda-mps-smoke", command="compare_ba_models")
+    assert code == 0, output
+    models = trainings.read("yoda-mps-smoke", "compare/report.json")["models"]
+    assert models["baseline"]["scores"]["mean"] < 0.05
+    assert models["finetuned"]["scores"]["n"] == 60 and models["finetuned"]["scores"]["mean"] > 0.6
 
 
 def test_what_a_notebook_imports_answers_as_training_encoded(yoda):

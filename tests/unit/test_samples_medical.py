@@ -126,8 +126,8 @@ def test_make_data_writes_every_recipe_and_nothing_else(tmp_path):
         "frida-h100/raw/conversations.jsonl", "frida-h100/raw/en.jsonl", "frida-h100/raw/es.jsonl",
         "medical/medical_qa.jsonl",
         "utn-qlora/test_v3_combined_split.jsonl", "utn-qlora/train_v3_combined_split.jsonl",
-        "yoda-mps/train.jsonl", "yoda-mps/validation.jsonl",
         "yoda-mps-smoke/train.jsonl", "yoda-mps-smoke/validation.jsonl",
+        "yoda-mps/train.jsonl", "yoda-mps/validation.jsonl",
     ]  # fmt: skip
     assert told.count(" written") == len(written) and "728 rows" in told
     assert run("make_data.py", tmp_path).count(" unchanged") == len(written)
