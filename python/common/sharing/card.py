@@ -137,7 +137,7 @@ def _show(value: Any) -> str:
 
 
 _METHODS = {
-    "lora": {"title": "A LoRA adapter", "tag": "lora", "library": "peft"},
-    "adapter": {"title": "Bottleneck adapters", "tag": "bottleneck-adapter", "library": "transformers"},
-    "ptuning": {"title": "Virtual tokens from p-tuning", "tag": "p-tuning", "library": "peft"},
+    "lora": {"title": "A LoRA adapter", "tag": "lora", "library_name": "peft"},
+    "adapter": {"title": "Bottleneck adapters", "tag": "bottleneck-adapter", "library_name": "transformers"},
+    "ptuning": {"title": "Virtual tokens from p-tuning", "tag": "p-tuning", "library_name": "peft"},
 }
