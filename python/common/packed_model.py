@@ -1,8 +1,13 @@
-"""Running a pack through a model: attention segment by segment, logits only where an answer is predicted.
+"""Running a pack through a model: attention segment by segment, and what lies after the last of it, the MLP and the
+logits, only where an answer is predicted.
 
 ``docs/fast-path.md`` explains both with a figure.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
@@ -11,11 +16,16 @@ from transformers.masking_utils import AttentionMaskInterface
 from common.packing import Layout, Pack, rows_of_logits
 
 ATTENTION = "recetario_segments"
+_LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 
 
 def enable_packs(model) -> None:
-    """Let ``model`` attend by segments. Without a layout it attends as before."""
-    model.get_base_model().set_attn_implementation(ATTENTION)
+    """Let ``model`` attend by segments, and stop early where nothing is predicted. Without a layout all is as before."""
+    causal = model.get_base_model()
+    causal.set_attn_implementation(ATTENTION)
+    last = causal.model.layers[-1]
+    if type(last).__name__ in _LAYERS:
+        last.forward = partial(_forward_last, last, last.forward)
 
 
 def sum_loss(model, pack: Pack, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -25,14 +35,27 @@ def sum_loss(model, pack: Pack, device: str | torch.device = "cpu") -> torch.Ten
     def place(array):
         return torch.from_numpy(array).to(device)
 
+    rows, predict_at = np.unique(pack.predict_at, return_inverse=True)
     hidden = causal.model(
         input_ids=place(pack.input_ids)[None],
         position_ids=place(pack.position_ids)[None],
         attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
         layout=pack.layout,
+        rows=place(rows),
         use_cache=False,
     ).last_hidden_state[0]
-    return LinearCrossEntropy.apply(hidden[place(pack.predict_at)], causal.lm_head.weight, place(pack.targets))
+    if len(hidden) == len(pack):
+        hidden = hidden[place(rows)]
+    return LinearCrossEntropy.apply(hidden[place(predict_at)], causal.lm_head.weight, place(pack.targets))
+
+
+def _forward_last(layer, plain: Callable, hidden: torch.Tensor, *, rows: torch.Tensor | None = None, **options):
+    """The last decoder layer: after its attention no token looks at another, so only ``rows`` are carried on."""
+    if rows is None:
+        return plain(hidden, **options)
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **options)
+    hidden = hidden.index_select(1, rows) + attended.index_select(1, rows)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -79,14 +102,14 @@ def segment_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
     window = options.get("sliding_window")
-    shared = slice(0, layout.prefix)
-    outputs = []
-    if layout.prefix:
-        outputs.append(_attend(query[:, :, shared], key[:, :, shared], value[:, :, shared], scaling, window))
-    for start, end in layout.segments:
-        keys = torch.cat((key[:, :, shared], key[:, :, start:end]), dim=2)
-        values = torch.cat((value[:, :, shared], value[:, :, start:end]), dim=2)
-        outputs.append(_attend(query[:, :, start:end], keys, values, scaling, window))
+    sizes = [layout.prefix, *(end - start for start, end in layout.segments)]  # one split: its gradient is one copy
+    (shared, *queries), (shared_keys, *keys), (shared_values, *values) = (
+        part.split(sizes, dim=2) for part in (query, key, value)
+    )
+    outputs = [_attend(shared, shared_keys, shared_values, scaling, window)] if layout.prefix else []
+    for own, own_keys, own_values in zip(queries, keys, values, strict=True):
+        seen = torch.cat((shared_keys, own_keys), dim=2), torch.cat((shared_values, own_values), dim=2)
+        outputs.append(_attend(own, *seen, scaling, window))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -14,8 +14,9 @@ from common.packing import build_pack
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """So many numbers at a time that every layer takes several blocks, the last one shorter."""
-    monkeypatch.setattr(lean_layers, "_BLOCK", 300)
+    """So few tokens at a time that every layer takes several blocks, the last one shorter."""
+    monkeypatch.setattr(lean_layers, "_ROWS", 10)
+    monkeypatch.setattr(lean_layers, "_TILE", 4)
 
 
 def train_once(model, seed=3):
@@ -26,15 +27,45 @@ def train_once(model, seed=3):
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2", "phi3"])  # plain, with biases, with joined matrices
-def test_dropout_drops_what_peft_would(kind):
+def test_with_the_same_masks_results_are_those_of_peft(kind, monkeypatch):
+    def as_peft_draws(shape, rate):
+        return torch.empty(shape, dtype=torch.bool).bernoulli_(1 - rate), rate
+
     model = make_model(kind, dropout=0.3).train()
     packed_model.enable_packs(model)
     plain_loss, plain = train_once(model)
+    monkeypatch.setattr(lean_layers, "draw_kept", as_peft_draws)
     lean_layers.use_lean_layers(model)
     lean_loss, lean = train_once(model)
     assert lean_loss == pytest.approx(plain_loss, rel=1e-5)
     assert (lean - plain).norm() <= 1e-5 * plain.norm()
     assert (train_once(model, seed=4)[1] - plain).norm() > 1e-2 * plain.norm()
+
+
+@pytest.mark.parametrize("rate", [0.0005, 0.1, 0.5, 0.99999])
+def test_dropout_drops_at_its_rate_and_each_number_by_itself(rate):
+    torch.manual_seed(0)
+    kept, drops = lean_layers.draw_kept((1001, 2003), rate)
+    assert drops == pytest.approx(rate, abs=2**-16)
+    assert drops < 1  # what is kept is divided by 1 minus it
+    spread = (drops * (1 - drops) / kept.numel()) ** 0.5
+    assert kept.shape == (1001, 2003)
+    assert 1 - kept.double().mean().item() == pytest.approx(drops, abs=5 * spread)
+    flat = kept.flatten().double() - (1 - drops)
+    for distance in (1, 2, 3, 4, 2003):  # within a drawn number, between two, between two tokens
+        together = (flat[:-distance] * flat[distance:]).mean().item() / max(drops * (1 - drops), 2**-16)
+        assert abs(together) < 5 / len(flat) ** 0.5
+
+
+def test_dropout_is_drawn_anew_from_the_seed():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return torch.stack([lean_layers.draw_kept((30, 40), 0.5)[0] for _ in range(2)])
+
+    first, second = draw(1)
+    assert torch.equal(draw(1), torch.stack((first, second)))
+    assert not torch.equal(first, second)
+    assert not torch.equal(draw(2)[0], first)
 
 
 def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_layers():
