@@ -254,7 +254,7 @@ def _fit_memory(job: Job) -> str:
         available, _ = hardware.memory_gib(training.device)
         ways = [(training.pack_tokens, every) for every in _CHECKPOINT_EVERY]
         if training.packing == "on":
-            ways += [(tokens, 1) for tokens in (1024, 512) if tokens < training.pack_tokens]
+            ways += [(tokens, 1) for tokens in (2048, 1024, 512) if tokens < training.pack_tokens]
         fitting = (way for way in ways if _estimate(job, *way).total < _COMFORT * available)
         training.pack_tokens, every = next(fitting, ways[-1])
     else:

@@ -122,7 +122,7 @@ class TrainingSettings:
     packing: Literal["auto", "on", "off"] = setting(
         "examples of a step laid end to end, their common beginning computed once; off: one by one", "auto"
     )
-    pack_tokens: int = setting("longest pack in tokens", 2048, low=64, high=1_000_000)
+    pack_tokens: int = setting("longest pack in tokens", 3072, low=64, high=1_000_000)
     group_by_length: bool = setting("examples of similar length share a step", False)
     probe_memory: bool = setting("try the longest examples first, with a smaller micro-batch until they fit", False)
     log_every_steps: int = setting("optimizer steps between two logged losses", 1, low=1)

@@ -11,6 +11,7 @@ from common.footprint import count_weights, linear_shapes
 from common.models import load_tokenizer, read_config
 
 _READ_THE_EMBEDDING = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # in the first layer
+_MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
 
 def summarise(
@@ -30,6 +31,7 @@ def summarise(
     steps = [data[start : start + EXAMPLES_PER_STEP] for start in range(0, len(data), EXAMPLES_PER_STEP)]
     packs = [pack for step in steps for pack in plan_packs(step, TrainingSettings.pack_tokens)]
     computed, predicted = sum(map(len, packs)), sum(len(pack.targets) for pack in packs)
+    carried = sum(len(set(pack.predict_at.tolist())) for pack in packs)
     arms = {
         arm: {
             "seconds": median(figure["seconds"] for figure in figures),
@@ -51,22 +53,31 @@ def summarise(
         result |= {f"ratio_vs_{arm}": figures["seconds"] / ours for arm, figures in arms.items() if arm != "ours"}
         if "trainer" in arms:
             result["peak_rss_vs_trainer"] = arms["ours"]["peak_rss_gib"] / arms["trainer"]["peak_rss_gib"]
-        result["roofline_fraction"] = (
-            count_operations(read_config(model), computed, predicted) / ours / 1e12 / gemm_tflops
-        )
+        config = read_config(model)
+        possible = ours * 1e12 * gemm_tflops
+        result["roofline_fraction"] = 4 * weights_in_products(config) * computed / possible
+        result["executed_fraction"] = count_operations(config, computed, carried, predicted) / possible
     return result
 
 
-def count_operations(config: Mapping[str, Any], computed: int, predicted: int) -> int:
-    """Return the floating-point operations that training an adapter takes at least, in matrix products alone.
+def weights_in_products(config: Mapping[str, Any]) -> int:
+    """Return the number N of weights that a token is multiplied with: the layers' and the head's."""
+    return count_weights(config)[0] + config["hidden_size"] * config["vocab_size"]
+
+
+def count_operations(config: Mapping[str, Any], computed: int, carried: int, predicted: int) -> int:
+    """Return the floating-point operations that our training of an adapter executes in products with the weights.
 
     4 a weight and computed token: forward, and backward to the activations, for a frozen weight has no gradient of its
-    own. The head counts where a token is predicted; what reads the embedding needs no gradient for its input.
+    own. Less than that: what reads the embedding needs no gradient for its input, the last layer's MLP computes the
+    ``carried`` tokens only, the head one row for each of those ``predicted``.
     """
     linear, _ = count_weights(config)
+    shapes = {name: math.prod(shape) for name, shape in linear_shapes(config).items()}
+    first = sum(size for name, size in shapes.items() if name in _READ_THE_EMBEDDING)
+    mlp = sum(size for name, size in shapes.items() if name in _MLP)
     head = config["hidden_size"] * config["vocab_size"]
-    first = sum(math.prod(shape) for name, shape in linear_shapes(config).items() if name in _READ_THE_EMBEDDING)
-    return (4 * linear - 2 * first) * computed + 4 * head * predicted
+    return (4 * linear - 2 * first) * computed - 4 * mlp * (computed - carried) + 4 * head * predicted
 
 
 def print_table(report: Mapping[str, Any]) -> None:
@@ -91,7 +102,9 @@ def print_table(report: Mapping[str, Any]) -> None:
         table.add_section()
     Console().print(table)
     for name, workload in report["workloads"].items():
-        share = f", {workload['roofline_fraction']:.2f} of the matrix rate" if "roofline_fraction" in workload else ""
+        share = ""
+        if "roofline_fraction" in workload:
+            share = f", {workload['roofline_fraction']:.2f} of the matrix rate ({workload['executed_fraction']:.2f} executed)"
         print(
             f"{name}: {workload['examples']} examples, {workload['tokens']:,} tokens, "
             f"{workload['prompt_share']:.0%} prompt; ours computes {workload['computed_tokens']:,}{share}"

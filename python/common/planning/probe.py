@@ -166,6 +166,7 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
 
 def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     """Return a trainer of the slice, the GiB that loading took beyond what stayed, and the seconds it took."""
+    from common import packed_model
     from common.jobs import Job
     from common.methods import add_method
     from common.models import load_model
@@ -183,6 +184,8 @@ def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     model = add_method(model, recipe.method, recipe.model.name, folder / "model")
     job = Job(recipe, "probe", train_set=[None], tokenizer=SimpleNamespace(pad_token_id=0))
     trainer = new_trainer(job, model, folder / "run")
+    if recipe.training.packing == "on":
+        packed_model.carry_all(model)  # the two layers stand for any of the whole model's, not for its last
     if recipe.training.device != "cpu":
         model.to(recipe.training.device)
     return trainer, loading_gib if loading_gib > 0.1 * file_gib else 0.0, load_s
