@@ -120,16 +120,21 @@ def segment_attention(
 
 def _attend(query, key, value, scaling, window):
     """Causal attention of the last queries of a sequence over all its keys, a sliding window respected."""
-    queries, keys = query.shape[2], key.shape[2]
-    grouped = query.shape[1] != key.shape[1]
+    (_, heads, queries, width), (_, key_heads, keys, _) = query.shape, key.shape
     if queries == keys and not (window and keys > window):
+        grouped = heads != key_heads
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     place = torch.arange(keys - queries, keys, device=query.device)[:, None]
     other = torch.arange(keys, device=query.device)
     visible = other <= place
     if window:
         visible &= other > place - window
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scaling, enable_gqa=grouped)
+    groups = heads // key_heads  # heads that share their keys, one after the other as if they were more queries
+    together = query.reshape(1, key_heads, groups * queries, width)
+    attended = F.scaled_dot_product_attention(
+        together, key, value, attn_mask=visible.repeat(groups, 1), scale=scaling
+    )
+    return attended.reshape(1, heads, queries, -1)
 
 
 AttentionInterface.register(ATTENTION, segment_attention)
