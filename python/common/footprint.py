@@ -133,11 +133,13 @@ def estimate_training(
     optimizer: str = "adamw_torch",
     gpu: bool = False,
     few_logits: bool = False,
+    kept_bytes: float | None = None,
 ) -> Footprint:
     """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example).
 
     Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``gpu``: the memory of a GPU,
     where Python takes none; ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs.
+    ``kept_bytes``: what a layer was measured to keep for the backward pass, a token, instead of the count.
     """
     trainable = count_trainable(config, method) / GIB
     weights = weights_gib(config, precision)
@@ -148,7 +150,7 @@ def estimate_training(
     width = 4 if precision == "fp32" else 2
     inputs = {"lora": len(method.targets), "adapter": 3, "ptuning": 0}[method.kind]
     fp32_copies = hidden * 4 * (2 + inputs)  # norms, and what a method casts to fp32
-    per_layer = tokens * (8 * hidden * width + 4 * inner * width + fp32_copies)
+    per_layer = tokens * (kept_bytes or 8 * hidden * width + 4 * inner * width + fp32_copies)
     recomputed = math.ceil(layers / checkpoint_every) if checkpoint_every else 0
     kept = layers - recomputed + (1 if recomputed else 0)  # one is there at a time while it is recomputed
     activations = per_layer * kept + recomputed * tokens * hidden * width

@@ -34,6 +34,8 @@ class Job:
     notes: dict[str, str] = field(default_factory=dict)  # check → what it says besides what it found
     engine: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's configuration, completed
     memory: Footprint | None = None  # what it will take at its peak
+    available_gib: float = 0.0  # the memory that was free before anything was loaded
+    asked_pack_tokens: int | None = None  # where a probe before step 1 chooses packs and which layers recompute
     stand_in: Path | None = None  # a folder for config and tokenizer, where planning does without the model
     assumed: list[str] = field(default_factory=list)
 

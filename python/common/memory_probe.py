@@ -1,11 +1,16 @@
 """Does a step fit in memory? Tried before the first one on the longest examples, not found out after hours.
 
-The stock answer, auto_find_batch_size, restarts a training that ran out of memory, and the count of its steps with it.
-Here the forward pass and the gradients of the longest micro-batch are computed once; while memory does not suffice, the
-micro-batch is divided and accumulation multiplied, so that the global batch stays. What was found is kept in the
-manifest, and a resumed run uses it without trying again.
+Where packs are trained, what a forward pass keeps for its backward pass is measured, and the quickest way chosen that
+the free memory allows: a CPU whose memory is full raises nothing, the process is killed.
+
+Micro-batches are tried. The stock answer, auto_find_batch_size, restarts a training that ran out of memory, and the
+count of its steps with it. Here the forward pass and the gradients of the longest micro-batch are computed once; while
+memory does not suffice, the micro-batch is divided and accumulation multiplied, so that the global batch stays.
+
+What was found is kept in the manifest, and a resumed run uses it without trying again.
 """
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +18,71 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers.trainer_utils import set_seed
 
-from common import hardware
+from common import hardware, pack_memory
 from common.errors import ExitCode, Problem, UserError
+from common.hardware import GIB
+from common.jobs import Job
+from common.pack_memory import PROBE
 from common.runs import Run
 from common.settings import TrainingSettings
 
-PROBE = "memory_probe"  # its entry in run.json
 _SETTLED = ("micro_batch", "gradient_accumulation", "pack_tokens")
+_SETTLED_OF_PACKS = ("pack_tokens", "activation_checkpointing", "checkpoint_every_n_layers")
+
+
+def fit_packs(run: Run, job: Job, trainer) -> None:
+    """Settle how long packs are and which layers recompute, from what the longest example's forward pass keeps.
+
+    What was found is kept in run.json, so that a resumed run does the same. Afterwards the random state is that of the
+    seed.
+    """
+    manifest = run.manifest()
+    asked = manifest.get(PROBE, {}).get("asked_pack_tokens")
+    if asked is None or "kept_bytes" in manifest[PROBE]:
+        return  # the user settled it, or an attempt before this one did
+    training, before = job.recipe.training, pack_memory.describe(job.recipe.training)
+    longest = trainer.longest_examples(1)
+    kept_gib = measure_kept_gib(trainer, longest)
+    layers = trainer.model.get_base_model().config.num_hidden_layers
+    kept_bytes = kept_gib * GIB / (len(longest[0]) * layers)
+    training.pack_tokens = asked
+    pack_memory.choose(job, kept_bytes)
+    found = {
+        "asked_pack_tokens": asked,
+        "tried_tokens": len(longest[0]),
+        "kept_bytes": round(kept_bytes),  # a token and layer
+        "available_gib": round(job.available_gib, 2),
+        **{key: getattr(training, key) for key in _SETTLED_OF_PACKS},
+    }
+    manifest["settings"]["training"] |= {key: found[key] for key in _SETTLED_OF_PACKS}
+    after = pack_memory.describe(training)
+    if after != before:
+        manifest["plan"] = {"from": "the memory probe", "memory": job.memory.to_dict()}
+    run.write_manifest(manifest | {PROBE: found})
+    kilobytes = f"a layer keeps {kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"
+    print(f"memory probe: {kilobytes}; {after}" + (f" (from the shape alone: {before})" if after != before else ""))
+    trainer.recompute(training)
+    set_seed(training.seed)
+
+
+def measure_kept_gib(trainer, examples: Sequence) -> float:
+    """Return the GiB that a forward pass keeps for the backward pass, weights aside: the largest part's."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in trainer.model.parameters()}
+    own |= {tensor.untyped_storage().data_ptr() for tensor in trainer.model.buffers()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held: else another could get the same address
+        return tensor
+
+    trainer.model.train()
+    gc.collect()
+    parts = trainer.split_step(examples)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.sum_loss(max(parts, key=len))
+    return sum(storage.nbytes() for storage in kept.values()) / GIB
 
 
 def fit_micro_batch(run: Run, training: TrainingSettings, trainer) -> None:

@@ -20,7 +20,7 @@ _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwe
 
 
 def enable_packs(model) -> None:
-    """Let ``model`` attend by segments, and stop early where nothing is predicted. Without a layout all is as before."""
+    """Let ``model`` attend by segments, and end early where nothing is predicted. Without a pack all is as before."""
     causal = model.get_base_model()
     causal.set_attn_implementation(ATTENTION)
     last = causal.model.layers[-1]
@@ -111,30 +111,37 @@ def segment_attention(
     (shared, *queries), (shared_keys, *keys), (shared_values, *values) = (
         part.split(sizes, dim=2) for part in (query, key, value)
     )
-    outputs = [_attend(shared, shared_keys, shared_values, scaling, window)] if layout.prefix else []
+    attend = partial(_attend, scaling=scaling, window=window, masks=layout.masks)
+    outputs = [attend(shared, shared_keys, shared_values)] if layout.prefix else []
     for own, own_keys, own_values in zip(queries, keys, values, strict=True):
         seen = torch.cat((shared_keys, own_keys), dim=2), torch.cat((shared_values, own_values), dim=2)
-        outputs.append(_attend(own, *seen, scaling, window))
+        outputs.append(attend(own, *seen))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _attend(query, key, value, scaling, window):
+def _attend(query, key, value, scaling, window, masks: dict):
     """Causal attention of the last queries of a sequence over all its keys, a sliding window respected."""
     (_, heads, queries, width), (_, key_heads, keys, _) = query.shape, key.shape
     if queries == keys and not (window and keys > window):
         grouped = heads != key_heads
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    place = torch.arange(keys - queries, keys, device=query.device)[:, None]
-    other = torch.arange(keys, device=query.device)
-    visible = other <= place
-    if window:
-        visible &= other > place - window
     groups = heads // key_heads  # heads that share their keys, one after the other as if they were more queries
+    shape = (queries, keys, groups, window)
+    if shape not in masks:
+        masks[shape] = _mask(*shape, query)
     together = query.reshape(1, key_heads, groups * queries, width)
-    attended = F.scaled_dot_product_attention(
-        together, key, value, attn_mask=visible.repeat(groups, 1), scale=scaling
-    )
+    attended = F.scaled_dot_product_attention(together, key, value, attn_mask=masks[shape], scale=scaling)
     return attended.reshape(1, heads, queries, -1)
+
+
+def _mask(queries: int, keys: int, groups: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """0 where the last queries see a key, else −∞: [groups · queries, keys], with the dtype and device of ``like``."""
+    place = torch.arange(keys - queries, keys, device=like.device)[:, None]
+    other = torch.arange(keys, device=like.device)
+    hidden = other > place
+    if window:
+        hidden |= other <= place - window
+    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, -torch.inf).repeat(groups, 1)
 
 
 AttentionInterface.register(ATTENTION, segment_attention)

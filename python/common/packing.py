@@ -7,7 +7,7 @@ where an answer is predicted. So a pack computes what its examples compute one b
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,10 +21,14 @@ def rows_of_logits(vocabulary: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in a pack: ``prefix`` tokens that all share, then [start, end) of each example's own part."""
+    """Where things lie in a pack: ``prefix`` tokens that all share, then [start, end) of each example's own part.
+
+    ``masks`` are those of its attention, kept while the pack is, for they are the same in every layer.
+    """
 
     prefix: int
     segments: tuple[tuple[int, int], ...]
+    masks: dict = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

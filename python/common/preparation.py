@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 
-from common import checkpoints, checks, engine, footprint, hardware, methods, models, ranks, shapes
+from common import checkpoints, checks, engine, footprint, hardware, methods, models, pack_memory, ranks, shapes
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
@@ -18,8 +18,6 @@ from common.runs.folders import MANIFEST_FILE
 from common.settings import ROOT, Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
-_COMFORT = 0.9  # an estimate above this share of the free memory is answered with activation checkpointing
-_CHECKPOINT_EVERY = (None, 8, 6, 4, 3, 2, 1)  # n-th layer, the quickest first
 
 
 def prepare(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
@@ -89,7 +87,9 @@ def _lead_run(job: Job):
     run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)
     with run:
         if not job.resume:
-            run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)})
+            asked = job.asked_pack_tokens
+            probe = {pack_memory.PROBE: {"asked_pack_tokens": asked}} if asked else {}
+            run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)} | probe)
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
         with ranks.lead(run):
@@ -245,54 +245,20 @@ def _choose_packing(job: Job) -> str:
 
 
 def _fit_memory(job: Job) -> str:
-    """Settle how few layers recompute their activations, and how long a pack may be, from the free memory.
-
-    Both are recorded with the run, so that a resumed one uses the same.
-    """
+    """Settle how few layers recompute their activations, and how long a pack may be, from the free memory."""
     training = job.recipe.training
+    job.available_gib, _ = hardware.memory_gib(training.device)
     if training.activation_checkpointing == "auto":
-        available, _ = hardware.memory_gib(training.device)
-        ways = [(training.pack_tokens, every) for every in _CHECKPOINT_EVERY]
-        if training.packing == "on":
-            ways += [(tokens, 1) for tokens in (2048, 1024, 512) if tokens < training.pack_tokens]
-        fitting = (way for way in ways if _estimate(job, *way).total < _COMFORT * available)
-        training.pack_tokens, every = next(fitting, ways[-1])
+        if training.packing == "on" and not (job.engine or training.probe_memory):
+            job.asked_pack_tokens = training.pack_tokens
+        pack_memory.choose(job)
     else:
-        every = (training.checkpoint_every_n_layers or 1) if training.activation_checkpointing == "on" else None
-    training.activation_checkpointing = "on" if every else "off"
-    training.checkpoint_every_n_layers = every
-    job.memory = _estimate(job, training.pack_tokens, every)
+        asked = training.activation_checkpointing == "on"
+        pack_memory.settle(job, training.pack_tokens, (training.checkpoint_every_n_layers or 1) if asked else None)
     planned = find_plan(job)
     need = footprint.Footprint.from_dict(planned["memory"])
     found = checks.check_memory(need, training.device) + (" (as planned)" if planned["from"] == "make plan" else "")
-    which = {None: "off", 1: "of all layers"}.get(every, f"of one layer in {every}")
-    packs = f"; packs of up to {training.pack_tokens:,} tokens" if training.packing == "on" else ""
-    return f"{found}; activation checkpointing {which}{packs}"
-
-
-def _estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
-    """Return the memory for the longest sequence that goes through the model at a time."""
-    recipe = job.recipe
-    return footprint.estimate_training(
-        models.read_config(job.model_folder),
-        recipe.method,
-        recipe.model.precision,
-        longest_part_tokens(job, pack_tokens),
-        checkpoint_every=checkpoint_every,
-        optimizer=recipe.training.optimizer,
-        gpu=recipe.training.device == "cuda",
-        few_logits=recipe.training.packing == "on",
-    )
-
-
-def longest_part_tokens(job: Job, pack_tokens: int | None = None) -> int:
-    """Return the most tokens that go through the model at a time: of a pack, or of a micro-batch with its padding."""
-    recipe = job.recipe
-    longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
-    longest += recipe.method.virtual_tokens if recipe.method.kind == "ptuning" else 0
-    if recipe.training.packing == "on":
-        return max(longest, pack_tokens or recipe.training.pack_tokens)
-    return recipe.training.micro_batch * longest
+    return f"{found}; {pack_memory.describe(training)}"
 
 
 def _check_disk(job: Job) -> str:

@@ -20,7 +20,7 @@ from common import checkpoints, hardware, lean_layers, packed_model, ranks
 from common.data_order import EpochOrder
 from common.errors import StoppedRun
 from common.jobs import Job
-from common.memory_probe import fit_micro_batch
+from common.memory_probe import fit_micro_batch, fit_packs
 from common.methods import load_state, save_state
 from common.packing import Pack, plan_packs
 from common.progress import RunCallback, diverged
@@ -49,6 +49,8 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> "Reci
     trainer.should_stop = run.stop_requested
     if job.recipe.training.probe_memory:
         fit_micro_batch(run, job.recipe.training, trainer)
+    elif job.recipe.training.packing == "on" and not job.engine:
+        fit_packs(run, job, trainer)
     progress = RunCallback(run, job.recipe.training, trainer, job.fingerprint())
     trainer.add_callback(progress)
 
@@ -111,6 +113,11 @@ class RecipeTraining:
         self.share = 0.0
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
+
+    def recompute(self, numbers: TrainingSettings) -> None:
+        """Let the training recompute activations as ``numbers`` say, which may have been settled after its start."""
+        self.args.activation_checkpointing = numbers.activation_checkpointing == "on"
+        self.args.activation_checkpointing_kwargs["every_n_layers"] = numbers.checkpoint_every_n_layers or 1
 
     def teach_parts(self) -> None:
         """Let the model be called with a part of a step: DeepSpeed's engine sees only what goes through ``forward``."""

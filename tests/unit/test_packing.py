@@ -103,6 +103,21 @@ def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing
                 assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean)
 
 
+def test_after_the_last_attention_only_what_predicts_is_computed():
+    model = make_model("llama")
+    pack = plan_packs(RAGGED, 1000)[0]
+    layers, seen = model.get_base_model().model.layers, []
+    for layer in layers:
+        layer.mlp.register_forward_hook(lambda module, given, result: seen.append(given[0].shape[1]))
+    packed_model.enable_packs(model)
+    loss = packed_model.sum_loss(model, pack).item()
+    predicting = len(set(pack.predict_at.tolist()))
+    assert seen == [len(pack), predicting] and predicting < len(pack)
+    packed_model.carry_all(model)
+    assert packed_model.sum_loss(model, pack).item() == pytest.approx(loss, rel=1e-6)
+    assert seen[2:] == [len(pack), len(pack)]
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("kind", ["mistral", "llama", "phi3", "qwen2", "qwen3"])
 def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, checkpointing):

@@ -1,12 +1,19 @@
 """What is settled from the free memory before a training. Run: pytest tests/unit/test_preparation.py"""
 
-import pytest
+import json
 
-from common import hardware, preparation
+import pytest
+import torch
+
+from common import hardware, memory_probe, pack_memory, preparation
 from common.errors import UserError
+from common.hardware import GIB
 from common.jobs import Job, requested_job
+from common.methods import add_method
+from common.models import load_model
 from common.options import recipe_parser
 from common.settings import ROOT, load_recipe
+from common.training import new_trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def test_no_more_is_recomputed_than_memory_asks_for(checked, monkeypatch):
         (2048, 1, "of all layers"),
         (1024, 1, "packs of up to 1,024 tokens"),
     ):
-        needed = preparation._estimate(checked, tokens, every).total
+        needed = pack_memory.estimate(checked, tokens, every).total
         found = fit(checked, monkeypatch, needed)
         assert found[:2] == (tokens, every) and words in found[2]
         assert checked.recipe.training.activation_checkpointing == ("on" if every else "off")
@@ -42,6 +49,66 @@ def test_what_was_asked_for_or_recorded_stays(checked, monkeypatch):
     assert fit(checked, monkeypatch, 60, "on", None)[:2] == (2048, 1)
     assert fit(checked, monkeypatch, 60, "on", 3)[:2] == (2048, 3)
     assert fit(checked, monkeypatch, 60, "off", None)[:2] == (2048, None)
+
+
+class Manifest:
+    """A run of which nothing but the manifest counts."""
+
+    def __init__(self, asked_pack_tokens):
+        self.content = {"settings": {"training": {}}, "plan": {"from": "the model's shape"}}
+        self.content |= {"memory_probe": {"asked_pack_tokens": asked_pack_tokens}} if asked_pack_tokens else {}
+
+    def manifest(self):
+        return json.loads(json.dumps(self.content))
+
+    def write_manifest(self, content):
+        self.content = content
+
+
+@pytest.fixture(scope="module")
+def trainer(checked, tmp_path_factory):
+    recipe = checked.recipe
+    model = add_method(load_model(checked.model_folder, recipe.model.precision), recipe.method, recipe.model.name)
+    return new_trainer(checked, model, tmp_path_factory.mktemp("out"))
+
+
+def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer, monkeypatch):
+    training, run = checked.recipe.training, Manifest(3072)
+    fit(checked, monkeypatch, pack_memory.estimate(checked, 1024, 1).total)  # from the shape alone: memory is short
+    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (1024, 1)
+    kept_gib = memory_probe.measure_kept_gib(trainer, trainer.longest_examples(1))
+    layers, longest = 4, max(trainer.example_lengths())
+    kept_bytes = kept_gib * GIB / layers / longest
+    needed = pack_memory.estimate(checked, 3072, 3, kept_bytes=kept_bytes)
+    checked.available_gib = needed.total / 0.9 + 1e-6  # room for that, measured
+    memory_probe.fit_packs(run, checked, trainer)
+
+    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (3072, 3)
+    assert trainer.args.activation_checkpointing
+    assert trainer.args.activation_checkpointing_kwargs["every_n_layers"] == 3
+    found = run.content["memory_probe"]
+    assert found["kept_bytes"] == pytest.approx(kept_bytes, abs=1) and found["tried_tokens"] == longest
+    settled = {"pack_tokens": 3072, "activation_checkpointing": "on", "checkpoint_every_n_layers": 3}
+    assert settled.items() <= found.items()
+    assert settled.items() <= run.content["settings"]["training"].items()
+    assert run.content["plan"]["memory"]["total"] == pytest.approx(needed.total, abs=1e-3)
+
+    torch.manual_seed(training.seed)
+    expected = torch.rand(1)
+    torch.manual_seed(training.seed)
+    training.checkpoint_every_n_layers = 2
+    memory_probe.fit_packs(run, checked, trainer)  # as a resumed run does: nothing is measured, nothing changes
+    assert training.checkpoint_every_n_layers == 2 and torch.equal(torch.rand(1), expected)
+    memory_probe.fit_packs(Manifest(None), checked, trainer)  # the user's own choice
+    assert training.checkpoint_every_n_layers == 2
+
+
+def test_what_is_kept_is_what_the_backward_pass_needs(trainer):
+    """It grows with the tokens, and a little more for the masks; no weight is counted."""
+    examples = trainer.longest_examples(4)
+    one, four = (memory_probe.measure_kept_gib(trainer, examples[:count]) for count in (1, 4))
+    tokens = len(trainer.split_step(examples)[0]) / len(examples[0])
+    assert tokens < four / one < 1.5 * tokens
 
 
 def test_too_little_memory_is_refused(checked, monkeypatch):

@@ -104,7 +104,8 @@ def print_table(report: Mapping[str, Any]) -> None:
     for name, workload in report["workloads"].items():
         share = ""
         if "roofline_fraction" in workload:
-            share = f", {workload['roofline_fraction']:.2f} of the matrix rate ({workload['executed_fraction']:.2f} executed)"
+            share = f", {workload['roofline_fraction']:.2f} of the matrix rate"
+            share += f" ({workload['executed_fraction']:.2f} executed)"
         print(
             f"{name}: {workload['examples']} examples, {workload['tokens']:,} tokens, "
             f"{workload['prompt_share']:.0%} prompt; ours computes {workload['computed_tokens']:,}{share}"

@@ -6,9 +6,9 @@ from typing import Any
 
 from common import footprint, models
 from common.jobs import Job
+from common.pack_memory import longest_part_tokens
 from common.planning.planning import Plan, estimate_memory
 from common.planning.probe import Slice
-from common.preparation import longest_part_tokens
 
 _NF4_TIME = 1.6  # of bf16's, a 512-token LoRA step of a Mistral shape on two CPU cores
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from common import checks, engine, footprint, hardware, models
 from common.jobs import Job
+from common.pack_memory import longest_part_tokens
 from common.packing import plan_packs
 from common.planning.probe import Slice, count_tokens, measure_slice
-from common.preparation import check_job, longest_part_tokens
+from common.preparation import check_job
 from common.runs import runs_dir
 
 SAMPLED_STEPS = 24  # of an epoch, for how many tokens a step computes

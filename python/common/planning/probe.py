@@ -226,26 +226,10 @@ def _time_forward(trainer, examples: Sequence, layers: int) -> float:
 
 
 def _kept_gib(trainer, examples: Sequence, layers: int) -> float:
-    """Return the GiB that a forward pass keeps for the backward pass, weights aside: the largest part's."""
-    import torch
+    from common.memory_probe import measure_kept_gib
 
     trainer.model.get_base_model().config.num_hidden_layers = layers
-    own = {tensor.untyped_storage().data_ptr() for tensor in trainer.model.parameters()}
-    own |= {tensor.untyped_storage().data_ptr() for tensor in trainer.model.buffers()}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # held: else another could get the same address
-        return tensor
-
-    trainer.model.train()
-    gc.collect()
-    parts = trainer.split_step(examples)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.sum_loss(max(parts, key=len))
-    return sum(storage.nbytes() for storage in kept.values()) / GIB
+    return measure_kept_gib(trainer, examples)
 
 
 def _count_tokens(trainer, examples: Sequence) -> int:
