@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.runs import runs_dir, utc_now, write_json
-from common.settings import ROOT
+from common.runs import ROOT, runs_dir, utc_now, write_json
 
 _SHORT = ("training.gradient_accumulation=3", "data.validation=null")  # for layers that take seconds
 _ALL = ("training.activation_checkpointing=on", "training.checkpoint_every_n_layers=1")

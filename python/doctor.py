@@ -1,7 +1,7 @@
 """Check this machine and all that a recipe needs: one numbered line each, with the remedy where something is wrong."""
 
 from common.errors import CommandParser, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> int:

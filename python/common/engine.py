@@ -10,7 +10,8 @@ from typing import Any
 
 from common import ranks
 from common.errors import ExitCode, Problem, UserError
-from common.settings import ROOT, Recipe, TrainingSettings
+from common.runs import ROOT
+from common.settings import Recipe, TrainingSettings
 
 EPOCHS_BELOW = ((1_000, 5), (10_000, 4), (50_000, 3), (100_001, 2))  # examples → epochs; above all of them, 1
 

@@ -12,8 +12,8 @@ from typing import Any
 from common import hardware, weights
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
-from common.runs import read_json, runs_dir
-from common.settings import ROOT, ModelSettings
+from common.runs import ROOT, read_json, runs_dir
+from common.settings import ModelSettings
 
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
 PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
@@ -195,14 +195,12 @@ def load_model(
 
 def _quieten_libraries() -> None:
     """No progress bars, load reports or hints about optional kernels: what matters is checked and said here."""
-    import logging
     import warnings
 
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.recipes import load_recipe
 from common.schema import read_value
-from common.settings import GROUPS, Recipe, load_recipe
+from common.settings import GROUPS, Recipe
 
 # What the medical commands share: the names their users know, and those that the launchers use.
 MEDICAL_OPTIONS = {

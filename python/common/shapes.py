@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common import models
-from common.settings import ROOT, ModelSettings
+from common.runs import ROOT
+from common.settings import ModelSettings
 
 DEMO_MODEL = ROOT / "recipes" / "demo" / "model"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

@@ -6,7 +6,8 @@ from common import hardware, preparation
 from common.errors import UserError
 from common.jobs import Job, requested_job
 from common.options import recipe_parser
-from common.settings import ROOT, load_recipe
+from common.recipes import load_recipe
+from common.runs import ROOT
 
 
 @pytest.fixture(scope="module")

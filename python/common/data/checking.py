@@ -58,7 +58,7 @@ class RowChecker:
                 self.columns.setdefault(key, number)
         try:
             example = self._reader.read(row, f"{self.name}:{number}")
-            length = sum(len(m.content) for m in example.messages) or len(example.text or "")
+            length = sum(map(len, example.texts))
             if length > self.rules.max_row_chars:
                 raise too_long(length, "characters", self.rules.max_row_chars)
         except RowError as error:

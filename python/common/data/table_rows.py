@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from common.data.files import BOM, DataFile
 from common.data.json_rows import decode
 from common.data.problems import RowError
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BATCH_ROWS = 1024
@@ -53,9 +53,10 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            Problem(f"{file.name}: not a complete Parquet file ({str(error).splitlines()[0]})"), ExitCode.DATA
-        ) from error
+        problem = Problem(
+            f"{file.name}: not a complete Parquet file ({first_line(error)})", next_step="copy or write it again"
+        )
+        raise UserError(problem, ExitCode.DATA) from error
 
 
 def _lines(raw) -> Iterator[str]:

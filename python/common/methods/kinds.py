@@ -8,7 +8,7 @@ import importlib
 from pathlib import Path
 
 from common import footprint
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 from common.models import read_config
 from common.runs import read_json
 from common.settings import MethodSettings
@@ -111,9 +111,9 @@ def load_adapter(model, folder: Path):
     try:
         adapted = _module(kind).load(freeze(model), folder)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        what = f"the adapter in {folder} does not fit this model: {first_line(error)}"
         raise UserError(
-            Problem(f"the adapter in {folder} does not fit this model: {reason}"), ExitCode.CONFIG
+            Problem(what, "the base it was trained on", f"see {CONFIG_FILE} there"), ExitCode.CONFIG
         ) from error
     adapted.method_kind = kind
     return adapted.requires_grad_(False).eval()

@@ -9,8 +9,9 @@ from common.errors import ExitCode, Problem, UserError
 from common.methods.kinds import WEIGHTS_FILE
 from common.options import MEDICAL_OPTIONS
 from common.pipeline.stages import Stage
+from common.recipes import load_recipe, recipe_files
 from common.runs import launch
-from common.settings import ModelSettings, load_recipe, recipe_files
+from common.settings import ModelSettings
 
 METHODS = {
     "qlora": {"--lora_r": "method.rank", "--lora_alpha": "method.alpha"},

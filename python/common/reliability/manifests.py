@@ -9,10 +9,10 @@ from common import checks, hardware, models
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.manifest import LOCK_FILE, describe_git, package_versions
-from common.runs import check_available, read_json, read_status, run_folder
+from common.recipes import restore_recipe
+from common.runs import ROOT, check_available, read_json, read_status, run_folder
 from common.runs.folders import MANIFEST_FILE
 from common.runs.lock import held_error, read_holder
-from common.settings import ROOT, Recipe
 
 REPORT = "reproduction.json"
 _CODE = ("python", "scripts")
@@ -33,7 +33,7 @@ def compare_with_manifest(manifest: Mapping[str, Any]) -> tuple[list[checks.Chec
 
 
 def _check_settings(manifest: Mapping[str, Any]) -> str:
-    recipe = Recipe.from_dict(manifest["settings"])
+    recipe = restore_recipe(manifest["settings"])
     return f"recipe {recipe.name}, seed {recipe.training.seed}, {recipe.training.threads} threads"
 
 
@@ -49,7 +49,7 @@ def _check_data(entry: Mapping[str, Any]) -> str:
 
 
 def _check_model(manifest: Mapping[str, Any]) -> str:
-    folder = models.find_model(Recipe.from_dict(manifest["settings"]).model)
+    folder = models.find_model(restore_recipe(manifest["settings"]).model)
     wanted, found = manifest["model"]["files"], models.hash_model_files(folder)
     problems = [
         Problem(f"{folder / name} is " + ("another file" if name in found else "missing"), _wanted(digest))
