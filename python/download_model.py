@@ -53,10 +53,8 @@ def list_files(model: str, revision: str | None, folder: Path) -> tuple[dict[str
         problem = Problem(f"{model} is gated", "an account that was let in", remedy)
         raise UserError(problem, ExitCode.UNAVAILABLE) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = f"the hub has no {model} at {revision or 'main'}, or not for you"
-        raise UserError(
-            Problem(what, "a public model, or one you may read", "check the name, or hf auth login"), ExitCode.NO_INPUT
-        ) from error
+        what, allowed = f"the hub has no {model} at {revision or 'main'}", "a public model, or one you may read"
+        raise UserError(Problem(what, allowed, "check the name, or hf auth login"), ExitCode.NO_INPUT) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise offline(model, revision, folder, error) from error
     sizes = {file.rfilename: file.size for file in info.siblings}
@@ -68,9 +66,8 @@ def offline(model: str, revision: str | None, folder: Path, error: Exception) ->
     """Return the error for a hub that cannot be reached, with the other way to get the model here."""
     pinned = f" --revision {revision}" if revision else ""
     remedy = f"on a machine with a network: hf download {model}{pinned} --local-dir DIR, then copy DIR to {folder}"
-    return UserError(
-        Problem(f"the hub cannot be reached ({first_line(error)})", next_step=remedy), ExitCode.UNAVAILABLE
-    )
+    problem = Problem(f"the hub cannot be reached ({first_line(error)})", next_step=remedy)
+    return UserError(problem, ExitCode.UNAVAILABLE)
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:

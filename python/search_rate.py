@@ -19,6 +19,7 @@ from common.errors import CommandParser, ExitCode, Problem, UserError, run_comma
 from common.pipeline.stages import Pipeline, Stage
 from common.recipes import load_recipe, recipe_files
 from common.runs import launch
+from common.runs.folders import DONE_FILE
 from common.settings import Recipe
 
 
@@ -61,7 +62,7 @@ def plan(rate: float, seed: int | None, recipe: Recipe, options, passed_on: list
     command = launch.command_line(f"python/{recipe.command}.py", *words)
     data = [runs.ROOT / path for path in (recipe.data.train, recipe.data.validation) if path]
     inputs = [*recipe_files(options.recipe, smoke=options.smoke), *data, *named_files(passed_on)]
-    return Stage(name, command, inputs=inputs, outputs=[runs.runs_dir() / name / "DONE.json"], run=name)
+    return Stage(name, command, inputs=inputs, outputs=[runs.runs_dir() / name / DONE_FILE], run=name)
 
 
 def named_files(words: list[str]) -> list[Path]:

@@ -113,7 +113,8 @@ def _look_into_folder(train: str, flag: str, given: Mapping[str, tuple]) -> dict
             found[key] = (str(there), flag)
         elif key not in given or key == "data.train":
             what = " or ".join(f"{name}.jsonl" for name in names)
-            raise UserError(Problem(f"{flag} {train}: no {what} in this folder"), ExitCode.NO_INPUT)
+            problem = Problem(f"{flag} {train}: no {what} in this folder", next_step="name the file itself")
+            raise UserError(problem, ExitCode.NO_INPUT)
     return {key: value for key, value in found.items() if key not in given or key == "data.train"}
 
 

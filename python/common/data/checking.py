@@ -94,9 +94,8 @@ class RowChecker:
         if self.rows == 0:
             raise UserError(Problem(f"{self.name}: 0 rows", "there are blank lines only"), ExitCode.DATA)
         if not sum(self.shapes.values()):
-            raise UserError(
-                Problem(f"{self.name}: 0 rows are left of {self.rows:,}", "all were dropped"), ExitCode.DATA
-            )
+            what = f"{self.name}: 0 rows are left of {self.rows:,}"
+            raise UserError(Problem(what, "all were dropped", "without dropping, each is named"), ExitCode.DATA)
         if self.findings.secrets and not self.rules.allow_secrets:
             raise UserError(
                 [

@@ -46,7 +46,8 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
         with pyarrow.parquet.ParquetFile(file.path) as parquet:
             names = parquet.schema_arrow.names
             if len(set(names)) < len(names):
-                raise UserError(Problem(f"{file.name}: two columns have the same name"), ExitCode.DATA)
+                problem = Problem(f"{file.name}: two columns have the same name", next_step="rename one of them")
+                raise UserError(problem, ExitCode.DATA)
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
@@ -90,6 +91,8 @@ def _check_header(file: DataFile, header: list[str]) -> None:
             )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise UserError(Problem(f"{file.name}: the header names column '{twice[0]}' twice"), ExitCode.DATA)
+        problem = Problem(f"{file.name}: the header names column '{twice[0]}' twice", next_step="rename one of them")
+        raise UserError(problem, ExitCode.DATA)
     if "" in header:
-        raise UserError(Problem(f"{file.name}: column {header.index('') + 1} of the header has no name"), ExitCode.DATA)
+        what = f"{file.name}: column {header.index('') + 1} of the header has no name"
+        raise UserError(Problem(what, next_step="give it one"), ExitCode.DATA)

@@ -122,10 +122,17 @@ def load_adapter(model, folder: Path):
 def kind_of(folder: Path) -> str:
     """Return the kind of the adapter saved in ``folder``: lora, adapter or ptuning. Raises UserError (66, 78)."""
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(Problem(f"{folder} holds no adapter", f"{CONFIG_FILE} is missing"), ExitCode.NO_INPUT)
+        raise UserError(
+            Problem(f"{folder} holds no adapter", f"{CONFIG_FILE} is missing", "name the folder of a finished run"),
+            ExitCode.NO_INPUT,
+        )
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(
-            Problem(f"{folder} holds no {WEIGHTS_FILE}", "safetensors only: a .bin file can run code"),
+            Problem(
+                f"{folder} holds no {WEIGHTS_FILE}",
+                "safetensors only: a .bin file can run code",
+                "save it as safetensors",
+            ),
             ExitCode.NO_INPUT,
         )
     config = read_json(folder / CONFIG_FILE)
