@@ -19,7 +19,7 @@ def main() -> int:
     args = build_parser().parse_args()
 
     from common import diagnosis, model_diagnosis
-    from common.checks import print_checks, run_check
+    from common.checks import conclude, print_checks, run_check
 
     if args.environment:
         print_checks([run_check("python", diagnosis.describe_python), run_check("devices", diagnosis.describe_devices)])
@@ -32,11 +32,7 @@ def main() -> int:
     outcomes = [run_check(title, look) for title, look in looks.items()]
     if not args.no_model:
         outcomes += model_diagnosis.look_at_model(recipe, args.model, args.device_map)
-    print_checks(outcomes)
-
-    failed = [outcome for outcome in outcomes if not outcome.ok]
-    print(f"\n{len(failed)} of {len(outcomes)} need attention" if failed else "\nnothing is wrong")
-    return failed[0].exit_code if failed else 0
+    return conclude(outcomes, "nothing is wrong")
 
 
 def read_device_map(text: str) -> str | dict:
