@@ -31,7 +31,7 @@ def main() -> None:
         hardware.pick_device("cuda")
     rate = gpu.matrix_rate_tflops(args.device)
     lengths = {length: {arm: measure(args, arm, length) for arm in args.arms} for length in args.lengths}
-    weights = gpu.count_parameters(args.shape)
+    weights = gpu.count_multiplied(args.shape)
     for arms in lengths.values():
         for figures in arms.values():
             if "error" not in figures:
@@ -55,7 +55,8 @@ def main() -> None:
     print_table(report)
     print(f"written to {path}")
     if all("error" in figures for arms in lengths.values() for figures in arms.values()):
-        raise UserError(Problem("no training ran", "their errors are above"), ExitCode.INTERNAL)
+        problem = Problem("no training ran", "their errors are above", "--steps 1 --arms ours tells whether ours does")
+        raise UserError(problem, ExitCode.INTERNAL)
 
 
 def build_parser() -> CommandParser:

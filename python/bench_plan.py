@@ -9,13 +9,12 @@ Models have random weights and the shapes of real ones, fewer layers. The table 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from common.calling import call
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.random_model import default_folder
 from common.runs import runs_dir, utc_now, write_json
-from common.settings import ROOT
 
 _SHORT = ("training.gradient_accumulation=3", "data.validation=null")  # for layers that take seconds
 _ALL = ("training.activation_checkpointing=on", "training.checkpoint_every_n_layers=1")
@@ -77,20 +76,10 @@ def measure(name: str, steps: int) -> dict:
 
 def random_model(shape: str, layers: int) -> Path:
     """Return the folder of a random model, written first if it is not there yet."""
-    folder = runs_dir() / "models" / f"random-{shape}-{layers}layers"
+    folder = default_folder(shape, layers)
     if not folder.is_dir():
         call(runs_dir(), "make_random_model.py", "--shape", shape, "--layers", str(layers))
     return folder
-
-
-def call(runs: Path, command: str, *words: str) -> str:
-    """Run a command of the project with its runs in ``runs``; return what it printed."""
-    environment = os.environ | {"RECETARIO_RUNS": str(runs)}
-    line = [sys.executable, str(ROOT / "python" / command), *words]
-    answer = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise UserError(Problem(f"{command} failed: {answer.stderr.strip()[-800:]}"), ExitCode.INTERNAL)
-    return answer.stdout
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 from common import runs
 from common.errors import CommandParser, ExitCode, run_command
 from common.hashing import sha256_of
+from common.recipes import load_recipe
 from common.runs.choose import choose_run
-from common.settings import load_recipe
 
 DECIDED_BY_MACHINE = (None, "auto")  # a run records what became of these
 

@@ -12,14 +12,14 @@ Exit code 0: nothing is wrong; else that of the first thing that is.
 import json
 
 from common.errors import CommandParser, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> int:
     args = build_parser().parse_args()
 
-    from common import diagnosis
-    from common.checks import print_checks, run_check
+    from common import diagnosis, model_diagnosis
+    from common.checks import conclude, print_checks, run_check
 
     if args.environment:
         print_checks([run_check("python", diagnosis.describe_python), run_check("devices", diagnosis.describe_devices)])
@@ -31,12 +31,8 @@ def main() -> int:
         looks["messages"] = diagnosis.check_messages
     outcomes = [run_check(title, look) for title, look in looks.items()]
     if not args.no_model:
-        outcomes += diagnosis.look_at_model(recipe, args.model, args.device_map)
-    print_checks(outcomes)
-
-    failed = [outcome for outcome in outcomes if not outcome.ok]
-    print(f"\n{len(failed)} of {len(outcomes)} need attention" if failed else "\nnothing is wrong")
-    return failed[0].exit_code if failed else 0
+        outcomes += model_diagnosis.look_at_model(recipe, args.model, args.device_map)
+    return conclude(outcomes, "nothing is wrong")
 
 
 def read_device_map(text: str) -> str | dict:

@@ -1,7 +1,7 @@
 """Check this machine and all that a recipe needs: one numbered line each, with the remedy where something is wrong."""
 
 from common.errors import CommandParser, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> int:
@@ -21,11 +21,8 @@ def main() -> int:
     from common.runs import free_name
 
     outcomes = checks.check_machine() + check_job(Job(recipe, args.run or free_name(recipe.name)))
-    checks.print_checks(outcomes)
-    failed = [outcome for outcome in outcomes if not outcome.ok]
     train = f"make train RECIPE={args.recipe}" + " SMOKE=1" * args.smoke + (f" RUN={args.run}" if args.run else "")
-    print(f"\n{len(failed)} of {len(outcomes)} need attention" if failed else f"\nready: {train}")
-    return failed[0].exit_code if failed else 0
+    return checks.conclude(outcomes, f"ready: {train}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@
 The only command that uses the network. A gated model needs `hf auth login` or HF_TOKEN; a token is never an option.
 """
 
-import re
 import shutil
 from pathlib import Path
 
-from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.errors import CommandParser, ExitCode, Problem, UserError, first_line, run_command
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "LICENSE*", "README.md"]
 UNWANTED = ["consolidated*", "*/*"]  # the same weights once more, in the publisher's own format
@@ -20,21 +19,19 @@ def main() -> None:
     parser.add_argument("model", help="hub id, as in org/name")
     parser.add_argument("--revision", help="commit hash, branch or tag (default: the newest, pinned in MODEL.json)")
     args = parser.parse_args()
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.model):
+
+    from common.models import MARKER, hub_id, model_folder, read_marker
+
+    if not hub_id(args.model):
         raise UserError(Problem(f"'{args.model}' is no hub id", "org/name", "see the recipe's header"), ExitCode.USAGE)
-
-    from common.models import MARKER, model_folder, read_marker
-
     folder = model_folder(args.model)
     if (folder / MARKER).is_file():
         have = read_marker(folder)["revision"]
         if args.revision in (None, have):
             print(f"{args.model} at {have} is here already: {folder}")
             return
-        remedy = f"delete {folder} first"
-        raise UserError(
-            Problem(f"{folder} holds revision {have}", "one revision at a time", remedy), ExitCode.CANNOT_CREATE
-        )
+        problem = Problem(f"{folder} holds revision {have}", "one revision at a time", f"delete {folder} first")
+        raise UserError(problem, ExitCode.CANNOT_CREATE)
 
     sizes, revision = list_files(args.model, args.revision, folder)
     check_space(folder, sum(sizes.values()))
@@ -53,11 +50,11 @@ def list_files(model: str, revision: str | None, folder: Path) -> tuple[dict[str
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
     except GatedRepoError:
         remedy = "accept its terms on the hub, then: hf auth login"
-        raise UserError(
-            Problem(f"{model} is gated", "an account that was let in", remedy), ExitCode.UNAVAILABLE
-        ) from None
+        problem = Problem(f"{model} is gated", "an account that was let in", remedy)
+        raise UserError(problem, ExitCode.UNAVAILABLE) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(Problem(f"the hub has no {model} at {revision or 'main'}"), ExitCode.NO_INPUT) from error
+        what, allowed = f"the hub has no {model} at {revision or 'main'}", "a public model, or one you may read"
+        raise UserError(Problem(what, allowed, "check the name, or hf auth login"), ExitCode.NO_INPUT) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise offline(model, revision, folder, error) from error
     sizes = {file.rfilename: file.size for file in info.siblings}
@@ -67,10 +64,10 @@ def list_files(model: str, revision: str | None, folder: Path) -> tuple[dict[str
 
 def offline(model: str, revision: str | None, folder: Path, error: Exception) -> UserError:
     """Return the error for a hub that cannot be reached, with the other way to get the model here."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     pinned = f" --revision {revision}" if revision else ""
     remedy = f"on a machine with a network: hf download {model}{pinned} --local-dir DIR, then copy DIR to {folder}"
-    return UserError(Problem(f"the hub cannot be reached ({reason})", next_step=remedy), ExitCode.UNAVAILABLE)
+    problem = Problem(f"the hub cannot be reached ({first_line(error)})", next_step=remedy)
+    return UserError(problem, ExitCode.UNAVAILABLE)
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -94,10 +91,9 @@ def fetch(model: str, revision: str, folder: Path) -> None:
             model, revision=revision, local_dir=folder, allow_patterns=WANTED, ignore_patterns=UNWANTED, max_workers=4
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        what = f"the download broke off: {str(error).splitlines()[0]}"
-        raise UserError(
-            Problem(what, "what has arrived is kept", "run the same command again"), ExitCode.UNAVAILABLE
-        ) from error
+        what = f"the download broke off: {first_line(error)}"
+        problem = Problem(what, "what has arrived is kept", "run the same command again")
+        raise UserError(problem, ExitCode.UNAVAILABLE) from error
 
 
 def finish(folder: Path, model: str, revision: str, sizes: dict[str, int]) -> None:

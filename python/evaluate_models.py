@@ -43,7 +43,7 @@ def main() -> None:
     from common.comparison.comparing import check_separation
     from common.comparison.setup import Progress
     from common.data import load_examples
-    from common.evaluation.candidates import open_candidates, read_rules, training_data
+    from common.evaluation.candidates import open_candidates, read_limits, training_data
     from common.evaluation.judging import Judged, judge
     from common.evaluation.recommending import Limits
     from common.generation import Decoding
@@ -54,15 +54,15 @@ def main() -> None:
     limits = Limits(args.max_memory_gib, args.max_adapter_mib, args.min_token_f1)
     named = {"qlora": args.qlora_model, "adapter": args.adapter_model, "ptuning": args.ptuning_model}
     candidates = open_candidates(args.base_model, {name: folder for name, folder in named.items() if folder})
-    rules = read_rules(candidates)
-    new_tokens = rules.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
+    tokens = read_limits(candidates)
+    new_tokens = tokens.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     decoding = Decoding(new_tokens, args.temperature, args.seed)
     check_writable(str(output.parent))
     test = load_examples(args.test_data)
     check_separation(test, training_data(candidates), Prompt())
 
     judged = Judged(output.with_suffix(".partial.json"))
-    report = judge(candidates, test, decoding, limits, rules.max_length_tokens, Progress(sys.stderr), judged)
+    report = judge(candidates, test, decoding, limits, tokens.max_length_tokens, Progress(sys.stderr), judged)
     paths = write_evaluation(report, output)
     judged.forget()
     if args.check_merge:

@@ -7,7 +7,8 @@ python python/inspect_data.py mine.jsonl --validation held_out.jsonl --model rec
 import sys
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.settings import DataSettings, ModelSettings, Recipe, load_recipe
+from common.recipes import load_recipe
+from common.settings import DataSettings, ModelSettings, Recipe
 
 
 def main() -> None:

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.shapes import DEMO_MODEL, SHAPES, copy_tokenizer
+from common.models import copy_tokenizer
+from common.random_model import default_folder, write_model
+from common.shapes import DEMO_MODEL, SHAPES
 
 
 def main() -> None:
@@ -30,8 +32,6 @@ def main() -> None:
         raise UserError(problem, ExitCode.CANNOT_CREATE)
 
     shape = SHAPES[args.shape] | ({"num_hidden_layers": args.layers} if args.layers else {})
-    from common.random_model import write_model
-
     draft = folder.with_name(f".{folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -43,13 +43,6 @@ def main() -> None:
     copy_tokenizer(DEMO_MODEL, draft)
     draft.rename(folder)
     print(f"wrote {folder}")
-
-
-def default_folder(shape: str, layers: int | None) -> Path:
-    """Return the folder in runs/models/ for a random model."""
-    from common.runs import runs_dir
-
-    return runs_dir() / "models" / (f"random-{shape}" + (f"-{layers}layers" if layers else ""))
 
 
 if __name__ == "__main__":

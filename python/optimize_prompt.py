@@ -38,11 +38,11 @@ def main() -> None:
 
     from common.generation.programs import SEARCH_KEY
     from common.optimizing.search import search_program
-    from common.optimizing.setup import Progress, set_up
+    from common.optimizing.setup import set_up
     from common.runs import write_json
 
     task, cache, output = set_up(args)
-    program = search_program(task, cache, Progress(sys.stderr))
+    program = search_program(task, cache, sys.stderr)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_json(output, program)
 

@@ -16,7 +16,7 @@ def main() -> None:
 
     from common.chat.card import describe_dataset
     from common.chat.pipeline import process_file
-    from common.chat.worker import Job
+    from common.chat.worker import FileJob
     from common.data import check_unchanged, parse_columns
     from common.data.checking import Rules
     from common.data.files import open_data_file
@@ -31,7 +31,7 @@ def main() -> None:
     output = options.output_dir or runs_dir() / "data" / file.path.stem
     names = [*(f"{split}.jsonl" for split in shares), "dataset_card.json"]
     tokenizer = load_tokenizer(options.model_name, options.max_length)
-    job = Job(
+    job = FileJob(
         file.name,
         Rules(
             columns,

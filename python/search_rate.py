@@ -10,15 +10,17 @@ The table goes to runs/bench/rate-NAME.json. The test split is never looked at. 
 first training that failed; the others are compared all the same.
 """
 
-import json
 from pathlib import Path
 from statistics import mean
 
 from common import runs
+from common.epochs import read_epochs
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.pipeline.stages import Pipeline, Stage
+from common.recipes import load_recipe, recipe_files
 from common.runs import launch
-from common.settings import ROOT, Recipe, load_recipe, recipe_files
+from common.runs.folders import DONE_FILE
+from common.settings import Recipe
 
 
 def main() -> int:
@@ -58,9 +60,9 @@ def plan(rate: float, seed: int | None, recipe: Recipe, options, passed_on: list
     words += ["--set", f"training.learning_rate={rate!r}"]
     words += ["--set", f"training.seed={seed}"] if seed is not None else []
     command = launch.command_line(f"python/{recipe.command}.py", *words)
-    data = [ROOT / path for path in (recipe.data.train, recipe.data.validation) if path]
+    data = [runs.ROOT / path for path in (recipe.data.train, recipe.data.validation) if path]
     inputs = [*recipe_files(options.recipe, smoke=options.smoke), *data, *named_files(passed_on)]
-    return Stage(name, command, inputs=inputs, outputs=[runs.runs_dir() / name / "DONE.json"], run=name)
+    return Stage(name, command, inputs=inputs, outputs=[runs.runs_dir() / name / DONE_FILE], run=name)
 
 
 def named_files(words: list[str]) -> list[Path]:
@@ -82,10 +84,14 @@ def read_row(rate: float, stages: list[Stage], states: dict[str, dict]) -> dict:
 
 
 def read_loss(name: str) -> float:
-    epochs = json.loads((runs.run_folder(name) / "epoch_info.json").read_text(encoding="utf-8"))
-    losses = [entry["eval_loss"] for entry in epochs if entry["eval_loss"] is not None]
+    losses = [entry["eval_loss"] for entry in read_epochs(runs.run_folder(name)) if entry["eval_loss"] is not None]
     if not losses:
-        raise UserError(Problem(f"run {name} has no validation loss", "validation data are needed"), ExitCode.DATA)
+        raise UserError(
+            Problem(
+                f"run {name} has no validation loss", "validation data are needed", "a recipe with data.validation"
+            ),
+            ExitCode.DATA,
+        )
     return losses[-1]
 
 

@@ -3,7 +3,7 @@
 import json
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ runs/soak/<recipe>-seed<N>/. Exit code 0: every kill survived, the same bytes; 1
 
 from common import options
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> int:

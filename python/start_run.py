@@ -13,8 +13,9 @@ import sys
 
 from common import launching, runs
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
+from common.recipes import load_recipe
 from common.runs import launch
-from common.settings import Recipe, load_recipe
+from common.settings import Recipe
 
 
 def main() -> int:

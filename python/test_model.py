@@ -82,7 +82,8 @@ def read_prompts(path: Path | None) -> list[str]:
     try:
         prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(Problem(f"cannot read {path}: {error}"), ExitCode.NO_INPUT) from None
+        problem = Problem(f"cannot read {path}: {error}", "a text file, one prompt a line", "check the path")
+        raise UserError(problem, ExitCode.NO_INPUT) from None
     if not prompts:
         raise UserError(Problem(f"{path} holds no prompt", "one a line"), ExitCode.DATA)
     return prompts

@@ -19,17 +19,14 @@ END
 
 main() {
   local command pairs=()
+  answer_help "$@"
   case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
   -*) unknown_option "$1" ;;
   "") die "$EX_USAGE" "no command given" "" "see scripts/call.sh --help" ;;
   esac
   command=python/$1.py
   shift
-  if [ ! -f "$command" ]; then die "$EX_NOINPUT" "there is no $command"; fi
+  if [ ! -f "$command" ]; then die "$EX_NOINPUT" "there is no $command" "a file in python/, without .py" "make help"; fi
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
     pairs+=("$1")
     shift

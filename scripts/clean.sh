@@ -15,13 +15,7 @@ END
 }
 
 main() {
-  case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
-  ?*) unknown_option "$1" ;;
-  esac
+  take_no_options "$@"
   if [ -n "${RUN:-}" ]; then
     use_python
     exec "$PYTHON_BIN" python/remove_run.py --run="$RUN"

@@ -18,13 +18,7 @@ END
 readonly NAME=demo
 
 main() {
-  case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
-  ?*) unknown_option "$1" ;;
-  esac
+  take_no_options "$@"
   set_up_python
   train_unless_done
   "$PYTHON_BIN" python/watch_run.py --run "$NAME"

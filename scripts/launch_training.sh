@@ -31,12 +31,7 @@ END
 }
 
 main() {
-  case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
-  esac
+  answer_help "$@"
   local place=(--foreground) recipe=${RECIPE:-frida-h100}
   if is_on BACKGROUND; then place=(); fi
   if is_on RESUME; then resume "$@"; fi
@@ -46,7 +41,7 @@ main() {
 
   stage "environment"
   set_up_python
-  if [ "${SMOKE:-0}" != 1 ] && [ -z "${TRAIN:-}" ] && [ "$recipe" = frida-h100 ]; then make_data; fi
+  if ! is_on SMOKE && [ -z "${TRAIN:-}" ] && [ "$recipe" = frida-h100 ]; then make_data; fi
   stage "checks, then training"
   exec "$PYTHON_BIN" python/start_run.py ${place[@]+"${place[@]}"} --recipe "$recipe" \
     ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"

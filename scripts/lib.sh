@@ -79,6 +79,22 @@ need_value() {
   if [ $# -lt 2 ] || [ -z "$2" ]; then die "$EX_USAGE" "$1 needs a value" "" "see ${0##*/} --help"; fi
 }
 
+# answer_help "$@" shows the script's usage, and ends, when that is what was asked for.
+answer_help() {
+  case ${1:-} in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+  esac
+}
+
+# take_no_options "$@" is for a script that has none but --help.
+take_no_options() {
+  answer_help "$@"
+  if [ -n "${1:-}" ]; then unknown_option "$1"; fi
+}
+
 unknown_option() {
   die "$EX_USAGE" "unknown option '$1'" "" "see scripts/${0##*/} --help"
 }

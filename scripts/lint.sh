@@ -17,11 +17,8 @@ END
 
 main() {
   local fix="" secrets=""
+  answer_help "$@"
   case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
   --fix) fix=1 ;;
   --secrets)
     secrets=1

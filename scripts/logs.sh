@@ -19,13 +19,7 @@ END
 }
 
 main() {
-  case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
-  ?*) unknown_option "$1" ;;
-  esac
+  take_no_options "$@"
   local lines=${LINES:-20}
   case $lines in
   *[!0-9]*) die "$EX_USAGE" "LINES=$lines" "LINES is a number" ;;

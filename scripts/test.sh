@@ -14,12 +14,7 @@ END
 }
 
 main() {
-  case ${1:-} in
-  -h | --help)
-    usage
-    return
-    ;;
-  esac
+  answer_help "$@"
   set_up_python
   export HF_HUB_OFFLINE=1 # nothing a test does may reach the hub
   exec "$PYTHON_BIN" -m pytest "$@" ${TESTS:+"$TESTS"}

@@ -6,19 +6,17 @@ from typing import Any
 
 from common.checkpoints import named_disk_errors
 from common.data import check_unchanged
+from common.epochs import read_epochs
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
 from common.loss_plot import LOSS_PLOT, plot_losses
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.planning import records
-from common.progress import read_epochs
 from common.runs import Run, utc_now, write_json
-from common.runs.folders import sync_folder
+from common.runs.folders import DONE_FILE, sync_folder
 from common.settings import Recipe
 from common.sharing.card import model_card
-
-DONE = "DONE.json"
 
 
 def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     changed = record_changed_data(run)
     now = utc_now()
     done = {"finished_at": now, "global_step": trainer.state.global_step, "data_changed": changed, "files": files}
-    write_json(run.folder / DONE, done)
+    write_json(run.folder / DONE_FILE, done)
     _write_page(run.folder)
     print(f"as planned? {records.describe(info['plan'])}")
     print(f"finished: adapter, tokenizer and card are in {run.folder}")
@@ -120,4 +118,5 @@ def _compare_with_memory(folder: Path, model) -> None:
     saved, live = load_file(folder / "adapter_model.safetensors"), saved_tensors(model)
     same = saved.keys() == live.keys() and all(torch.equal(saved[name], live[name].cpu()) for name in saved)
     if not same:
-        raise UserError(Problem("the saved adapter differs from the one in memory"), ExitCode.INTERNAL)
+        what, remedy = "the saved adapter differs from the one in memory", "make resume writes it again"
+        raise UserError(Problem(what, "the same bits", remedy), ExitCode.INTERNAL)

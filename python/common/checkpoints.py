@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 from common.hardware import GIB, free_disk_gib
 from common.hashing import sha256_of
 from common.runs import read_json, write_json
@@ -141,7 +141,7 @@ def named_disk_errors(folder: Path):
     try:
         yield
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else ""
+        text = first_line(error)
         number = _OS_ERROR.search(text)
         if number:  # safetensors: "I/O error: No space left on device (os error 28)"
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error

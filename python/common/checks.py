@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +60,14 @@ def print_checks(checks: Iterable[Check]) -> None:
         print(f"{number:2} {'✓' if check.ok else '✗'} {check.title:<{width}}  {first}")
         for line in more:
             print(f"{'':{width + 7}}{line}")
+
+
+def conclude(checks: Sequence[Check], all_well: str) -> int:
+    """Print all checks and how many failed, or ``all_well``; return the exit code of the first that failed, else 0."""
+    print_checks(checks)
+    failed = [check for check in checks if not check.ok]
+    print(f"\n{len(failed)} of {len(checks)} need attention" if failed else f"\n{all_well}")
+    return failed[0].exit_code if failed else ExitCode.OK
 
 
 def raise_problems(checks: Iterable[Check]) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 from common import ranks
 from common.errors import ExitCode, Problem, UserError
-from common.settings import ROOT, Recipe, TrainingSettings
+from common.runs import ROOT
+from common.settings import Recipe, TrainingSettings
 
+_FORM = "a JSON object, as in ds_config.json"
 EPOCHS_BELOW = ((1_000, 5), (10_000, 4), (50_000, 3), (100_001, 2))  # examples → epochs; above all of them, 1
 
 
@@ -82,11 +84,12 @@ def read_config(path: str) -> dict[str, Any]:
     try:
         config = json.loads((ROOT / path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(Problem(f"cannot read {path}: {error.strerror}"), ExitCode.NO_INPUT) from None
+        problem = Problem(f"cannot read {path}: {error.strerror}", _FORM, "training.deepspeed names another")
+        raise UserError(problem, ExitCode.NO_INPUT) from None
     except ValueError as error:
-        raise UserError(Problem(f"{path}: {error}", "a JSON object"), ExitCode.CONFIG) from None
+        raise UserError(Problem(f"{path}: {error}", _FORM), ExitCode.CONFIG) from None
     if not isinstance(config, dict):
-        raise UserError(Problem(f"{path} holds no JSON object"), ExitCode.CONFIG)
+        raise UserError(Problem(f"{path} holds no JSON object", _FORM), ExitCode.CONFIG)
     return config
 
 

@@ -105,6 +105,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; of one that says nothing, its name."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def refuse_tokens(words: list[str]) -> None:
     """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
     if any(_TOKEN.search(word) or _TOKEN_OPTION.match(word) for word in words):

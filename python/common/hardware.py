@@ -44,24 +44,22 @@ def pick_device(wanted: str = "auto") -> Choice:
     return Choice(wanted, "asked for")
 
 
-def pick_precision(wanted: str, device: str) -> Choice:
-    """Return "bf16", "fp16", "fp32" or "nf4" for the frozen weights on ``device``.
+def pick_precision(wanted: str, device: str | None = None) -> Choice:
+    """Return "bf16", "fp16", "fp32" or "nf4" for the frozen weights on ``device``, else on the one picked here.
 
     On a CPU without bf16 instructions every bf16 product is converted first, which is slower than fp32: there "auto"
     means fp32. On a GPU it means bf16 where that is in hardware, else fp16. An explicit wish is honoured and commented.
     Raises UserError: 78 for nf4 on an Apple GPU, 69 for nf4 where there is no build of it, and for bf16 on a GPU
     without it.
     """
+    device = device or pick_device().value
+    remedy = "--set model.precision=auto"
     if wanted == "nf4" and device == "mps":
-        what, allowed = (
-            "precision nf4 on an Apple GPU",
-            "bitsandbytes quantises for CUDA and CPUs: auto, bf16, fp16, fp32",
-        )
-        raise UserError(Problem(what, allowed, "--set model.precision=auto"), ExitCode.CONFIG)
+        allowed = "bitsandbytes quantises for CUDA and CPUs: auto, bf16, fp16, fp32"
+        raise UserError(Problem("precision nf4 on an Apple GPU", allowed, remedy), ExitCode.CONFIG)
     if wanted == "nf4" and sys.platform == "darwin":
-        raise UserError(
-            Problem("precision nf4 is not available on macOS", "allowed: auto, bf16, fp32"), ExitCode.UNAVAILABLE
-        )
+        problem = Problem("precision nf4 is not available on macOS", "allowed: auto, bf16, fp32", remedy)
+        raise UserError(problem, ExitCode.UNAVAILABLE)
     flag = bf16_flag() if device == "cpu" else None
     if wanted == "auto" and device == "cpu":
         return Choice("bf16", f"this CPU has {flag}") if flag else Choice("fp32", "this CPU has no bf16 instructions")
@@ -69,9 +67,8 @@ def pick_precision(wanted: str, device: str) -> Choice:
     if wanted == "auto":
         return half
     if wanted == "bf16" and half and half.value != "bf16":
-        raise UserError(
-            Problem(f"bf16 is not available: {half.reason}", "allowed: auto, fp16, fp32"), ExitCode.UNAVAILABLE
-        )
+        problem = Problem(f"bf16 is not available: {half.reason}", "allowed: auto, fp16, fp32", remedy)
+        raise UserError(problem, ExitCode.UNAVAILABLE)
     if wanted == "bf16" and device == "cpu" and not flag:
         return Choice("bf16", "asked for; this CPU has no bf16 instructions, fp32 would be faster")
     if wanted == "fp16" and device == "cpu":
@@ -141,12 +138,7 @@ def cpu_flags() -> set[str]:
 
         listing = subprocess.run(["sysctl", "-a"], capture_output=True, text=True, check=False).stdout
         return {"bf16"} if "FEAT_BF16: 1" in listing else set()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    words = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return set(words.split())
+    return set(_cpu_info("flags", "features").split())
 
 
 def bf16_flag() -> str | None:
@@ -231,7 +223,7 @@ def describe() -> dict[str, Any]:
     available, total = memory_gib()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores().value,
         "bf16": bf16_flag(),
         "memory_total_gib": round(total, 1),
@@ -239,12 +231,13 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def _cpu_info(*names: str) -> str:
+    """Return what Linux says of the first processor under one of ``names``, "" where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.lower().startswith(names)), "")
 
 
 def _cgroup_cpu_quota() -> float | None:

@@ -11,6 +11,7 @@ from common.errors import ExitCode, Problem, UserError
 from common.footprint import Footprint
 from common.manifest import fingerprint
 from common.options import leaves_validation, recipe_from_options
+from common.recipes import restore_recipe
 from common.runs import free_name, read_json, run_folder
 from common.settings import Recipe
 
@@ -64,4 +65,4 @@ def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
     path = run_folder(args.run) / "run.json"
     if not path.is_file():
         raise UserError(Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT)
-    return Job(Recipe.from_dict(read_json(path)["settings"]), args.run, resume=True, force=args.force)
+    return Job(restore_recipe(read_json(path)["settings"]), args.run, resume=True, force=args.force)

@@ -6,9 +6,6 @@ Where the processes run (GPUs here, a hostfile, a node of several launchers) is 
 
 import argparse
 import os
-import re
-import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,17 +17,16 @@ from typing import Any
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.nodes import read_hostfile, require_ssh
 from common.orphans import WATCHED_VARIABLE
 from common.ranks import require_deepspeed
+from common.recipes import restore_recipe
 from common.runs import launch
 from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
-from common.settings import ROOT, Recipe, TrainingSettings
+from common.settings import TrainingSettings
 
-_HOST_LINE = re.compile(r"(\w[\w.:@-]*)\s+slots=(\d+)")
 _CARRIED = {*launch.TRAINING_ENVIRONMENT, "DS_ACCELERATOR", "OMP_NUM_THREADS"}
-_SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
-_SSH_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team
 def recorded_team(manifest: Mapping[str, Any], options: argparse.Namespace) -> Team:
     """Return the team for a run that exists, as its manifest tells; one without settings is of a single process."""
     settings = manifest.get("settings")
-    return choose_team(Recipe.from_dict(settings).training if settings else TrainingSettings(), options)
+    return choose_team(restore_recipe(settings).training if settings else TrainingSettings(), options)
 
 
 def _spread(team: Team, options: argparse.Namespace) -> Team:
@@ -146,7 +142,7 @@ def _spread(team: Team, options: argparse.Namespace) -> Team:
         what = f"NUM_GPUS={wanted}, but {host} has {fewest} slots in {options.hostfile}"
         raise UserError(Problem(what, "each node trains with as many ranks"), ExitCode.USAGE)
     if options.node_rank is None:
-        _require_ssh(list(slots))
+        require_ssh(list(slots))
     elif not 0 <= options.node_rank < len(slots) or not options.master_addr or not options.master_port:
         what = f"NODE_RANK={options.node_rank} MASTER_ADDR={options.master_addr} MASTER_PORT={options.master_port}"
         allowed = f"0 to {len(slots) - 1}, and address and port of node 0"
@@ -160,53 +156,6 @@ def _spread(team: Team, options: argparse.Namespace) -> Team:
         master_addr=options.master_addr,
         master_port=options.master_port,
     )
-
-
-def _require_ssh(hosts: list[str]) -> None:
-    """Raise UserError (69) unless pdsh and ssh are here and every host has this clone and its Python."""
-    for program in ("pdsh", "ssh"):
-        if not shutil.which(program):
-            remedy = f"install {program}, or start a launcher on each node with NODE_RANK= MASTER_ADDR= MASTER_PORT="
-            problem = Problem(f"{program} is not installed", "it starts the ranks of every node in HOSTFILE", remedy)
-            raise UserError(problem, ExitCode.UNAVAILABLE)
-    there = shlex.join(["test", "-x", sys.executable, "-a", "-f", str(ROOT / "python" / "main.py")])
-    calls = [subprocess.Popen([*_SSH, host, there], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.PIPE, text=True) for host in hosts]  # fmt: skip
-    problems = []
-    for host, call in zip(hosts, calls, strict=True):
-        try:
-            words = call.communicate(timeout=_SSH_TIMEOUT_S)[1].strip().splitlines()
-        except subprocess.TimeoutExpired:
-            call.kill()
-            words = [f"no answer within {_SSH_TIMEOUT_S} s"]
-        if call.returncode == 1:
-            where = f"there is no {ROOT} with this Python on {host}"
-            problems.append(Problem(where, "clone and environment lie on a file system that all nodes share"))
-        elif call.returncode != 0:
-            why = words[-1] if words else f"exit code {call.returncode}"
-            problems.append(Problem(f"ssh does not reach {host}: {why}", "ssh without a password", f"ssh {host} true"))
-    if problems:
-        raise UserError(problems, ExitCode.UNAVAILABLE)
-
-
-def read_hostfile(path: Path) -> dict[str, int]:
-    """Return host → slots of a hostfile as DeepSpeed reads it. Raises UserError: 66 missing, 78 malformed."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(Problem(f"cannot read hostfile {path}: {error.strerror}"), ExitCode.NO_INPUT) from None
-    slots: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        text = line.split("#")[0].strip()
-        match = _HOST_LINE.fullmatch(text)
-        if text and (not match or int(match[2]) < 1 or match[1] in slots):
-            problem = Problem(f"{path}:{number}: {text}", "each host once, as in: node-a slots=8")
-            raise UserError(problem, ExitCode.CONFIG)
-        if match:
-            slots[match[1]] = int(match[2])
-    if not slots:
-        raise UserError(Problem(f"{path} names no host", "one a line, as in: node-a slots=8"), ExitCode.CONFIG)
-    return slots
 
 
 def refuse_lone_background(team: Team) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from common import hardware
 from common.hashing import sha256_of
-from common.runs import utc_now
-from common.settings import ROOT, Recipe
+from common.runs import ROOT, utc_now
+from common.settings import Recipe
 
 LOCK_FILE = ROOT / "requirements.lock"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "safetensors", "tokenizers")

@@ -6,17 +6,19 @@ is missing or unexpected is an error, not a warning.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from common import hardware, weights
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
-from common.runs import read_json, runs_dir
-from common.settings import ROOT, ModelSettings
+from common.runs import ROOT, read_json, runs_dir
+from common.settings import ModelSettings
 
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
 PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -40,7 +42,8 @@ def find_model(settings: ModelSettings) -> Path:
         if folder.is_dir():
             return folder
     if not hub_id(name):
-        raise UserError(Problem(f"no model folder '{name}'", "a folder, or a hub id as in org/name"), ExitCode.NO_INPUT)
+        problem = Problem(f"no model folder '{name}'", "a folder, or a hub id as in org/name", "check the path")
+        raise UserError(problem, ExitCode.NO_INPUT)
     folder = model_folder(name)
     if (folder / MARKER).is_file():
         _require_revision(folder, revision)
@@ -65,9 +68,10 @@ def check_model_folder(folder: Path) -> list[Problem]:
     Looks at names, sizes and safetensors headers only, so it is quick for any size.
     """
     if not (folder / "config.json").is_file():
-        return [Problem(f"{folder} holds no config.json", "a model folder in the hub's layout is needed")]
+        what, allowed = f"{folder} holds no config.json", "a model folder in the hub's layout is needed"
+        return [Problem(what, allowed, "copy all its files")]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        return [Problem(f"{folder} holds no tokenizer", "tokenizer.json is needed")]
+        return [Problem(f"{folder} holds no tokenizer", "tokenizer.json is needed", "copy it from the model's page")]
     kind = read_config(folder).get("model_type")
     if not _is_known(kind):
         what = f"{folder} is a model of type '{kind}', which transformers does not know"
@@ -111,7 +115,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(Problem(f"cannot read {folder / 'config.json'}: {error}"), ExitCode.NO_INPUT) from None
+        problem = Problem(f"cannot read {folder / 'config.json'}: {error}", next_step="copy or download it again")
+        raise UserError(problem, ExitCode.NO_INPUT) from None
 
 
 def why_no_packs(config: dict[str, Any]) -> str | None:
@@ -132,13 +137,18 @@ def load_tokenizer(folder: Path):
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.chat_template is None:
-        raise UserError(
-            Problem(f"the tokenizer in {folder} has no chat template", "an instruction-tuned model is needed"),
-            ExitCode.CONFIG,
-        )
+        what, allowed = f"the tokenizer in {folder} has no chat template", "an instruction-tuned model is needed"
+        raise UserError(Problem(what, allowed, "use the model's instruct form"), ExitCode.CONFIG)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the files of a tokenizer from one folder to another, byte for byte."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def load_model(
@@ -162,9 +172,8 @@ def load_model(
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[
-        hardware.pick_compute(compute, precision, device).value
-    ]
+    kind = hardware.pick_compute(compute, precision, device).value
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[kind]
     options: dict[str, Any] = {"dtype": dtype}
     if precision == "nf4":
         options["quantization_config"] = _nf4_config(dtype)
@@ -183,26 +192,23 @@ def load_model(
             **options,
         )
     except (SafetensorError, OSError) as error:
-        raise UserError(Problem(f"cannot load the model in {folder}: {error}"), ExitCode.NO_INPUT) from error
+        problem = Problem(f"cannot load the model in {folder}: {error}", next_step="copy or download it again")
+        raise UserError(problem, ExitCode.NO_INPUT) from error
     wrong = [f"{kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:5]}" for kind in info if info[kind]]
     if wrong:
-        raise UserError(
-            Problem(f"the weights in {folder} do not fit the model: {'; '.join(wrong)}", "every tensor, and no other"),
-            ExitCode.NO_INPUT,
-        )
+        what = f"the weights in {folder} do not fit the model: {'; '.join(wrong)}"
+        raise UserError(Problem(what, "every tensor, and no other", "copy or download it again"), ExitCode.NO_INPUT)
     return model
 
 
 def _quieten_libraries() -> None:
     """No progress bars, load reports or hints about optional kernels: what matters is checked and said here."""
-    import logging
     import warnings
 
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
@@ -221,13 +227,9 @@ def _nf4_config(dtype):
 def _require_revision(folder: Path, revision: str | None) -> None:
     have = read_marker(folder)["revision"]
     if revision and have != revision:
-        raise UserError(
-            Problem(
-                f"{folder} holds revision {have}, the recipe asks for {revision}",
-                next_step=f"delete the folder and run make download again, or set model.revision={have}",
-            ),
-            ExitCode.CONFIG,
-        )
+        what = f"{folder} holds revision {have}, the recipe asks for {revision}"
+        remedy = f"delete the folder and run make download again, or set model.revision={have}"
+        raise UserError(Problem(what, next_step=remedy), ExitCode.CONFIG)
 
 
 def _find_in_hub_cache(name: str, revision: str | None) -> Path | None:

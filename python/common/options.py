@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.recipes import load_recipe
 from common.schema import read_value
-from common.settings import GROUPS, Recipe, load_recipe
+from common.settings import GROUPS, Recipe
 
 # What the medical commands share: the names their users know, and those that the launchers use.
 MEDICAL_OPTIONS = {
@@ -112,7 +113,8 @@ def _look_into_folder(train: str, flag: str, given: Mapping[str, tuple]) -> dict
             found[key] = (str(there), flag)
         elif key not in given or key == "data.train":
             what = " or ".join(f"{name}.jsonl" for name in names)
-            raise UserError(Problem(f"{flag} {train}: no {what} in this folder"), ExitCode.NO_INPUT)
+            problem = Problem(f"{flag} {train}: no {what} in this folder", next_step="name the file itself")
+            raise UserError(problem, ExitCode.NO_INPUT)
     return {key: value for key, value in found.items() if key not in given or key == "data.train"}
 
 

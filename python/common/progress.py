@@ -1,26 +1,23 @@
 """What a training tells its run: status, metrics, log lines, epochs, and when to save or stop."""
 
-import json
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from common import checkpoints, ranks
+from common.epochs import Epochs
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.hardware import peak_rss_gib
 from common.loss_plot import draw_in_place, perplexity
-from common.runs import Run, log, utc_now, write_json
+from common.runs import Run, log, utc_now
 from common.runs.line import StatusLine
 from common.runs.view import format_duration, progress_bar
 from common.settings import TrainingSettings
 
-EPOCH_INFO = "epoch_info.json"
 _WINDOW_STEPS = 50  # speed and remaining time follow the last so many steps
 
 
@@ -34,7 +31,7 @@ class RunCallback(TrainerCallback):
     def __init__(self, run: Run, settings: TrainingSettings, trainer, fingerprint: Mapping[str, Any]):
         self.run, self.settings, self.trainer, self.fingerprint = run, settings, trainer, fingerprint
         self.stopped = False
-        self.epochs: list[dict[str, Any]] = []
+        self.epochs = Epochs(run.folder)
         self._step_times: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)  # seconds, tokens
         self._evaluation_s = 0.0
         self._loss: float | None = None
@@ -46,8 +43,7 @@ class RunCallback(TrainerCallback):
     # ------------------------------------------------------------------------------------ called by the trainer
 
     def on_train_begin(self, args, state, control, **_):
-        written = ranks.from_leader(lambda: read_epochs(self.run.folder))
-        self.epochs = [entry for entry in written if entry["global_step"] <= state.global_step]
+        self.epochs.read(state.global_step)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
         self.complete_last_epoch()
@@ -105,7 +101,10 @@ class RunCallback(TrainerCallback):
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self._say(f"saved {folder.name}")
         if self._at_epoch_end(state):
-            self._open_epoch(state)
+            self.epochs.add(state.epoch, state.global_step, state.log_history)
+            if self.settings.keep_epochs:
+                self.epochs.keep_adapter(self.trainer.processing_class)
+            self.epochs.write()
             self.complete_last_epoch()
         self.run.update_status("training")
         return self._obey(control)
@@ -114,57 +113,19 @@ class RunCallback(TrainerCallback):
 
     def complete_last_epoch(self) -> None:
         """Evaluate and write down the last epoch, if that is still to be done."""
-        if not self.epochs:
-            self.epochs = ranks.from_leader(lambda: read_epochs(self.run.folder))
-        if not self.epochs or self.epochs[-1]["eval_loss"] is not None or not self.trainer.eval_dataset:
+        if not self.epochs.entries:
+            self.epochs.read()
+        entry = self.epochs.entries[-1] if self.epochs.entries else None
+        if entry is None or entry["eval_loss"] is not None or not self.trainer.eval_dataset:
             return
         started = time.monotonic()
-        entry = self.epochs[-1]
         entry["eval_loss"] = self.trainer.evaluate().get("eval_loss")
         self._evaluation_s = time.monotonic() - started
-        self._write_epochs()
+        self.epochs.write()
         if entry["eval_loss"] is not None:
             self.run.update_status(eval_loss=entry["eval_loss"])
             trained = "not logged" if entry["train_loss"] is None else f"{entry['train_loss']:.4f}"
             self._say(f"epoch {entry['epoch']:g}  train loss {trained}  eval loss {entry['eval_loss']:.4f}")
-
-    def _open_epoch(self, state) -> None:
-        """Add the epoch that just ended; its evaluation follows."""
-        start = self.epochs[-1]["global_step"] if self.epochs else 0
-        losses = [entry for entry in state.log_history if "loss" in entry and entry["step"] > start]
-        self.epochs.append(
-            {
-                "epoch": round(state.epoch, 6),
-                "train_loss": sum(entry["loss"] for entry in losses) / len(losses) if losses else None,
-                "eval_loss": None,
-                "learning_rate": losses[-1]["learning_rate"] if losses else None,
-                "global_step": state.global_step,
-                "timestamp": utc_now(),
-                "checkpoint": f"checkpoint-{state.global_step}",
-                "path": f"checkpoint-{state.global_step}",
-            }
-        )
-        if self.settings.keep_epochs:
-            self.epochs[-1]["path"] = f"checkpoint-epoch-{math.ceil(state.epoch)}"
-            self._keep_epoch(self.epochs[-1])
-        self._write_epochs()
-
-    def _keep_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Copy the adapter of an epoch's checkpoint to a folder of its own, which rotation leaves alone."""
-        if not ranks.is_leader():
-            return
-        draft, folder = self.run.folder / ".epoch", self.run.folder / entry["path"]
-        for left in (draft, folder):  # of an attempt that was killed here
-            shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir()
-        for path in (self.run.folder / entry["checkpoint"]).glob("adapter_*"):
-            shutil.copy(path, draft)
-        self.trainer.processing_class.save_pretrained(draft)
-        draft.rename(folder)
-
-    def _write_epochs(self) -> None:
-        if ranks.is_leader():
-            write_json(self.run.folder / EPOCH_INFO, self.epochs)
 
     def _at_epoch_end(self, state) -> bool:
         return state.global_step == state.max_steps or float(state.epoch).is_integer()
@@ -255,16 +216,10 @@ class RunCallback(TrainerCallback):
                 f"step {state.global_step}/{state.max_steps}  eval loss {loss:.4f}  perplexity {perplexity(loss):.3f}"
             )
         if ranks.is_leader():
-            draw_in_place(state.log_history, self.epochs, self.run.folder)
+            draw_in_place(state.log_history, self.epochs.entries, self.run.folder)
 
 
 def diverged(what: str, step: int) -> UserError:
     """Return the error for a loss, a gradient or weights that are no longer finite at ``step``."""
     remedy = "lower training.learning_rate, or make resume after mending the data: the last checkpoint is sound"
     return UserError(Problem(f"{what} at step {step}", "finite numbers", remedy), ExitCode.INTERNAL)
-
-
-def read_epochs(run_folder: Path) -> list[dict[str, Any]]:
-    """Return epoch_info.json of a run, [] when no epoch has ended yet."""
-    path = run_folder / EPOCH_INFO
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

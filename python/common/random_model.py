@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.runs import write_json
+from common.runs import runs_dir, write_json
 
 SHARD_BYTES = 2 * 1024**3
 _TILE = 1 << 20  # numbers that are drawn once and repeated, where drawing every one would take longer than the rest
+
+
+def default_folder(shape: str, layers: int | None = None) -> Path:
+    """Return the folder in runs/models/ for a model of ``shape``, with fewer ``layers`` if given."""
+    return runs_dir() / "models" / (f"random-{shape}" + (f"-{layers}layers" if layers else ""))
 
 
 def write_model(config: Mapping[str, Any], folder: Path, *, seed: int = 0, tiled: bool = False) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import orphans
-from common.errors import ExitCode, Problem, StoppedRun, UserError
+from common.errors import ExitCode, Problem, StoppedRun, UserError, first_line
 from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE
 
 _LEADERS_LAST_WORDS_S = 5.0  # the launcher ends everyone at the first exit: a follower with an error waits
@@ -102,9 +102,10 @@ def _join() -> None:
     try:
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_JOIN_TIMEOUT)
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
-        what = f"{world_size()} ranks did not come together at {place}: {str(error).splitlines()[0]}"
+        what = f"{world_size()} ranks did not come together at {place}: {first_line(error)}"
         allowed = "a launcher on each node, and an address and port that every node reaches"
-        raise UserError(Problem(what, allowed), ExitCode.UNAVAILABLE) from error
+        remedy = "start one on every node, with the same MASTER_ADDR= and MASTER_PORT="
+        raise UserError(Problem(what, allowed, remedy), ExitCode.UNAVAILABLE) from error
     _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
 
 

@@ -48,12 +48,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
-        raise UserError(Problem(f"cannot read {path}: {error.strerror}"), ExitCode.NO_INPUT) from None
+        problem = Problem(f"cannot read {path}: {error.strerror}", next_step="check the path and its rights")
+        raise UserError(problem, ExitCode.NO_INPUT) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path.name}:{mark.line + 1}" if mark else path.name
         what = getattr(error, "problem", None) or str(error)
-        raise UserError(Problem(f"{where}: {what}"), ExitCode.CONFIG) from None
+        problem = Problem(f"{where}: {what}", "valid YAML in UTF-8", "mend the file")
+        raise UserError(problem, ExitCode.CONFIG) from None
     if not isinstance(content, dict):
         raise UserError(Problem(f"{path.name} holds no settings", "a mapping of groups is needed"), ExitCode.CONFIG)
     return content

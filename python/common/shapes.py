@@ -4,15 +4,14 @@ With one of them a training can be planned, and a model with random weights writ
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from common import models
-from common.settings import ROOT, ModelSettings
+from common.runs import ROOT
+from common.settings import ModelSettings
 
 DEMO_MODEL = ROOT / "recipes" / "demo" / "model"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SHAPES: dict[str, dict[str, Any]] = {
     "mistral-7b": {
         "model_type": "mistral",
@@ -109,14 +108,7 @@ def write_stand_in(settings: ModelSettings, folder: Path) -> list[str]:
     assumed = [f"the model is not on this machine: its shape is {origin}"]
     own = Path(origin).parent if origin.endswith("config.json") else None
     from_own = own is not None and (own / "tokenizer.json").is_file()
-    copy_tokenizer(own if from_own else DEMO_MODEL, folder)
+    models.copy_tokenizer(own if from_own else DEMO_MODEL, folder)
     if not from_own:
         assumed.append("its tokenizer is not here: tokens are counted with the demo model's, which makes more of them")
     return assumed
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the files of a tokenizer from one model's folder to another."""
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)

@@ -11,6 +11,7 @@ from common.errors import Problem
 from common.runs import read_json
 
 _LFS_POINTER = b"version https://git-lfs"
+_AGAIN = "copy or download it again"
 _NEVER_NEEDED = "rotary_emb.inv_freq"  # computed; some early Llama checkpoints hold it all the same
 
 
@@ -24,18 +25,19 @@ def list_weight_files(folder: Path) -> tuple[list[Path], list[Problem]]:
     if not names:
         only_bin = any(folder.glob("*.bin"))
         what = f"{folder} holds only .bin weights" if only_bin else f"{folder} holds no weights"
-        return [], [Problem(what, "safetensors only: a .bin file can run code")]
+        return [], [Problem(what, "safetensors only: a .bin file can run code", "copy the .safetensors files")]
     shards = [folder / name for name in names]
     present = [shard for shard in shards if shard.is_file()]
     missing = [
-        Problem(f"{shard} is missing", f"the index lists {len(names)}") for shard in shards if shard not in present
+        Problem(f"{shard} is missing", f"the index lists {len(names)}", _AGAIN)
+        for shard in shards
+        if shard not in present
     ]
     return present, missing
 
 
 def check_safetensors(path: Path) -> Problem | None:
     """Return a problem when the file is a git-lfs pointer, is cut short, or is no safetensors file."""
-    again = "copy or download it again"
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(64)
@@ -45,16 +47,16 @@ def check_safetensors(path: Path) -> Problem | None:
             )
         header_size = int.from_bytes(start[:8], "little")
         if len(start) < 8 or header_size > min(size, 100_000_000):
-            return Problem(f"{path} is cut short, or no safetensors file ({size:,} bytes)", next_step=again)
+            return Problem(f"{path} is cut short, or no safetensors file ({size:,} bytes)", next_step=_AGAIN)
         file.seek(8)
         try:
             header = json.loads(file.read(header_size))
         except ValueError:
-            return Problem(f"{path} has an unreadable header", next_step=again)
+            return Problem(f"{path} has an unreadable header", next_step=_AGAIN)
     ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     wanted = 8 + header_size + max(ends, default=0)
     if size != wanted:
-        return Problem(f"{path} has {size:,} bytes, its header promises {wanted:,}", next_step=again)
+        return Problem(f"{path} has {size:,} bytes, its header promises {wanted:,}", next_step=_AGAIN)
     return None
 
 
@@ -93,6 +95,5 @@ def check_tensors(folder: Path) -> list[Problem]:
         "misshapen": sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name]),
     }
     wrong = [f"{len(names)} {kind}, {names[0]} for one" for kind, names in kinds.items() if names]
-    return [Problem(f"the weights in {folder} do not fit: {'; '.join(wrong)}", "every tensor, and no other")] * bool(
-        wrong
-    )
+    what = f"the weights in {folder} do not fit: {'; '.join(wrong)}"
+    return [Problem(what, "every tensor, and no other", _AGAIN)] if wrong else []

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, StoppedRun, UserError, run_command
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Stand-ins for a cluster's programs on one machine: every node is here, on a loopback address of its own."""
 
 import os
-import socket
 from pathlib import Path
 
 # What DeepSpeed calls: pdsh -S -f N -w HOST,HOST WORDS…, in which %n is the number of the host.
@@ -65,9 +64,3 @@ def write_hostfile(folder: Path) -> Path:
     path = folder / "hosts"
     path.write_text("127.0.0.1 slots=1\n127.0.0.2 slots=1\n")
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

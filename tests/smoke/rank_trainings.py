@@ -2,13 +2,14 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+
+from common.models import copy_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "recipes" / "demo" / "model"
@@ -112,8 +113,7 @@ def _write_model(folder: Path) -> list[str]:
     torch.manual_seed(0)
     config = MistralConfig(vocab_size=vocabulary, num_attention_heads=4, num_key_value_heads=2, **sizes)
     MistralForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(DEMO_MODEL / name, folder / name)
+    copy_tokenizer(DEMO_MODEL, folder)
     return ["--model", str(folder)]
 
 

@@ -3,7 +3,6 @@
 Run: pytest tests/smoke/test_finetune_ba.py
 """
 
-import hashlib
 import json
 import signal
 import time
@@ -11,12 +10,10 @@ import time
 import pytest
 from trainings import ROOT, SHORT
 
+from common.hashing import sha256_of
+
 pytestmark = pytest.mark.smoke
 MODEL = ROOT / "recipes" / "demo" / "model"
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_finished_run_leaves_exactly_what_it_should(trainings, finished):
@@ -53,7 +50,7 @@ def test_a_finished_run_leaves_exactly_what_it_should(trainings, finished):
     }
     done = trainings.read(finished, "DONE.json")
     for name, digest in done["files"].items():
-        assert sha256(trainings.folder / finished / name) == digest
+        assert sha256_of(trainings.folder / finished / name) == digest
     assert done["data_changed"] == []
     assert "data_changed" not in trainings.read(finished, "run.json")
 
@@ -72,8 +69,8 @@ def test_the_files_say_what_happened(trainings, finished):
     manifest = trainings.read(finished, "run.json")
     assert info["plan"]["planned_gib"] == round(manifest["plan"]["memory"]["total"], 3)
     assert manifest["command"] == "python/finetune_ba.py"
-    assert manifest["data"]["train"]["sha256"] == sha256(ROOT / "recipes" / "demo" / "data" / "train.jsonl")
-    assert manifest["model"]["files"]["model.safetensors"] == sha256(MODEL / "model.safetensors")
+    assert manifest["data"]["train"]["sha256"] == sha256_of(ROOT / "recipes" / "demo" / "data" / "train.jsonl")
+    assert manifest["model"]["files"]["model.safetensors"] == sha256_of(MODEL / "model.safetensors")
     lines = (trainings.folder / finished / "metrics.jsonl").read_text().splitlines()
     losses = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
     assert len(losses) == 8
@@ -128,16 +125,16 @@ def test_data_that_changed_during_the_run_is_told_and_fails_nothing(trainings, t
 
 
 def test_the_same_recipe_gives_the_same_bytes(trainings, finished):
-    before = {path.name: sha256(path) for path in MODEL.iterdir()}
+    before = {path.name: sha256_of(path) for path in MODEL.iterdir()}
     code, shown = trainings.run_on_terminal(*SHORT, "--run", "again")
     assert code == 0, shown
     log = (trainings.folder / "again" / "train.log").read_text(encoding="utf-8")
     assert "━ 100%  step 8/8  loss" in shown and "step 8/8  loss" in log  # a bar for people, lines for the log
     assert "\nstep 8/8" not in shown and "━" not in log and "\x1b" not in log
-    assert sha256(trainings.folder / "again" / "adapter_model.safetensors") == sha256(
+    assert sha256_of(trainings.folder / "again" / "adapter_model.safetensors") == sha256_of(
         trainings.folder / finished / "adapter_model.safetensors"
     )
-    assert {path.name: sha256(path) for path in MODEL.iterdir()} == before  # the base is as it was
+    assert {path.name: sha256_of(path) for path in MODEL.iterdir()} == before  # the base is as it was
 
 
 def test_killed_stopped_and_resumed_it_ends_with_the_same_bytes(trainings, finished):
@@ -149,7 +146,7 @@ def test_killed_stopped_and_resumed_it_ends_with_the_same_bytes(trainings, finis
     assert trainings.read("disturbed", "status.json")["state"] == "stopped"
     code, output = trainings.run("--resume", "--run", "disturbed")
     assert code == 0, output
-    assert sha256(trainings.folder / "disturbed" / "adapter_model.safetensors") == sha256(
+    assert sha256_of(trainings.folder / "disturbed" / "adapter_model.safetensors") == sha256_of(
         trainings.folder / finished / "adapter_model.safetensors"
     )
     assert len(trainings.read("disturbed", "run.json")["attempts"]) == 3

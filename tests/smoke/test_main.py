@@ -8,8 +8,10 @@ import os
 
 import psutil
 import pytest
-from cluster import free_port, write_hostfile, write_stand_ins
+from cluster import write_hostfile, write_stand_ins
 from rank_trainings import ROOT, RankTrainings, ranks_of, wait_until_gone
+
+from common.launching import free_port
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed here: it needs Linux")
 pytestmark = pytest.mark.smoke

@@ -3,12 +3,12 @@
 Run: pytest tests/smoke/test_medical.py
 """
 
-import hashlib
 import json
 import signal
 
 import pytest
 
+from common.hashing import sha256_of
 from common.samples import medical
 
 pytestmark = pytest.mark.smoke
@@ -31,10 +31,6 @@ def words(method, splits, run, *more):
     return ("--smoke", "--data_path", str(splits), *steps, "--run", run, *more)
 
 
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_and_resumed_each_method_ends_with_the_same_bytes(trainings, splits, method):
     command = f"train_{method}"
@@ -46,7 +42,7 @@ def test_killed_and_resumed_each_method_ends_with_the_same_bytes(trainings, spli
     assert code == 0, output
     assert "resuming at step" in output
     whole, killed = (trainings.folder / f"{method}-{end}" / "adapter_model.safetensors" for end in ("whole", "killed"))
-    assert sha256(whole) == sha256(killed)
+    assert sha256_of(whole) == sha256_of(killed)
     info = trainings.read(f"{method}-whole", "training_info.json")
     assert info["train_examples"] == 24 and info["val_examples"] == 4
     assert info["precision"] == ("nf4" if method == "qlora" else "fp32")

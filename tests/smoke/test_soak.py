@@ -11,11 +11,11 @@ from trainings import ROOT
 
 from common.checkpoints import commit_checkpoint
 from common.errors import UserError
+from common.recipes import load_recipe
 from common.reliability.comparing import compare_runs, differing_files
 from common.reliability.manifests import find_repetition
 from common.reliability.soak import ALONE, SURVIVOR, Soak
 from common.runs.lock import RunLock
-from common.settings import load_recipe
 
 pytestmark = pytest.mark.smoke
 RECIPE = """command: finetune_ba

@@ -3,7 +3,6 @@
 Run: pytest tests/smoke/test_trl.py
 """
 
-import hashlib
 import json
 import math
 import signal
@@ -13,16 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from common.hashing import sha256_of
 from common.samples import regulations
 from common.samples.files import write_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.smoke
 LOSS_PNG = b"\x89PNG"
-
-
-def sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +76,7 @@ def test_utn_killed_and_resumed_ends_with_the_same_bytes(trainings, utn, utn_who
     assert code == 0, output
     assert "resuming at step" in output
     for name in ("adapter_model.safetensors", "loss.png"):
-        assert sha256(trainings.folder / "utn-killed" / name) == sha256(trainings.folder / "utn-whole" / name)
+        assert sha256_of(trainings.folder / "utn-killed" / name) == sha256_of(trainings.folder / "utn-whole" / name)
 
 
 @pytest.fixture(scope="module")

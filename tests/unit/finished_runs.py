@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from small_models import SHAPE
 
 from common.hashing import sha256_of
 from common.methods import add_method, save_adapter
@@ -11,14 +12,6 @@ from common.runs import write_json
 from common.settings import MethodSettings
 
 LORA = MethodSettings(rank=4, alpha=8, targets=["q_proj", "v_proj"])
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
 
 
 def make_base(folder: Path, tokenizer, *, kind: str = "llama", dtype=torch.float32, **config) -> Path:
@@ -27,7 +20,7 @@ def make_base(folder: Path, tokenizer, *, kind: str = "llama", dtype=torch.float
 
     torch.manual_seed(0)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    shape = AutoConfig.for_model(kind, **TINY, vocab_size=len(tokenizer), **ids, **config)
+    shape = AutoConfig.for_model(kind, **SHAPE, vocab_size=len(tokenizer), **ids, **config)
     AutoModelForCausalLM.from_config(shape).to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

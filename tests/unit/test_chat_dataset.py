@@ -21,7 +21,7 @@ from common.chat.dataset import open_encoded
 from common.chat.files import encode_file
 from common.chat.pipeline import process_file
 from common.chat.separation import compare_files
-from common.chat.worker import Job
+from common.chat.worker import FileJob
 from common.data import Example, Message, load_examples
 from common.data.checking import Rules
 from common.data.files import open_data_file
@@ -194,7 +194,7 @@ def rows_file(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_pipeline_gives_what_the_plain_way_gives(rows_file, tmp_path, workers):
     tokenizer, shares = demo_tokenizer(), split_shares(0.7)
-    job = Job("train.jsonl", Rules(), tokenizer, 300, "drop", shares=shares, seed=3, write_rows=True)
+    job = FileJob("train.jsonl", Rules(), tokenizer, 300, "drop", shares=shares, seed=3, write_rows=True)
     folder = tmp_path / "out"
     folder.mkdir()
     outcome = process_file(open_data_file(rows_file), job, folder, workers=workers, allow_leak=True, block_bytes=5000)
@@ -246,7 +246,7 @@ def test_separate_files_are_compared_as_examples_in_memory_are(rows_file, tmp_pa
 def test_adding_rows_moves_no_old_row(rows_file, tmp_path):
     def split(path, folder):
         folder.mkdir()
-        job = Job(path.name, Rules(), shares=split_shares(0.7), seed=3, write_rows=True)
+        job = FileJob(path.name, Rules(), shares=split_shares(0.7), seed=3, write_rows=True)
         process_file(open_data_file(path), job, folder, allow_leak=True)
         return {name: set((folder / f"{name}.jsonl").read_text().splitlines()) for name in job.shares}
 
@@ -270,7 +270,10 @@ def test_errors_of_workers_are_those_of_one_process(rows_file, tmp_path):
         folder.mkdir()
         with pytest.raises(UserError) as caught:
             process_file(
-                open_data_file(rows_file), Job("train.jsonl", Rules(), demo_tokenizer(), 900), folder, workers=workers
+                open_data_file(rows_file),
+                FileJob("train.jsonl", Rules(), demo_tokenizer(), 900),
+                folder,
+                workers=workers,
             )
         said.append(str(caught.value))
     assert said[0] == said[1]
@@ -312,7 +315,7 @@ def test_a_large_file_gives_what_a_list_of_examples_gives(rows_file, tmp_path, w
 def test_a_killed_worker_is_an_error_and_no_hang(rows_file, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     folder.mkdir()
-    job = Job("train.jsonl", Rules(), KillsItsProcess(), 300)
+    job = FileJob("train.jsonl", Rules(), KillsItsProcess(), 300)
     with pytest.raises(UserError, match="a worker process was killed") as caught:
         process_file(open_data_file(rows_file), job, folder, workers=2)
     assert caught.value.exit_code == ExitCode.UNAVAILABLE

@@ -16,7 +16,7 @@ from common.data import overlaps
 from common.data.duplicates import find_duplicates
 from common.data.examples import Example, Message
 from common.data.fingerprints import _UNSPACED, _WORDS, fingerprint, normalise
-from common.data.leaks import check_leaks, find_leaks, summarise
+from common.data.leaks import check_leaks, contents_of, find_leaks
 from common.data.ngrams import PHRASE_WORDS, WORDS, hash_ngrams
 from common.data.splits import check_sizes, split_of, split_shares
 from common.errors import UserError
@@ -110,7 +110,7 @@ def passage(rng: random.Random, length: int) -> str:
 
 def leaks_between(train: list[Example], validation: list[Example]):
     placed = np.array([0] * len(train) + [1] * len(validation))
-    return find_leaks(placed, ["train", "validation"], summarise(train + validation, placed == 0))
+    return find_leaks(placed, ["train", "validation"], contents_of(train + validation, placed == 0))
 
 
 def test_each_kind_of_leak_is_found_once_with_its_row():
@@ -199,7 +199,7 @@ def test_copied_words_are_what_counting_gives(monkeypatch, stride):
 
     examples = [Example(text=text()) for _ in range(60)]
     at = np.arange(60)
-    contents = summarise(examples, at < 40)
+    contents = contents_of(examples, at < 40)
     own, witness = overlaps.copied_words(contents.ngrams, contents.phrases, at < 40, at < 40, at >= 40)
 
     def grams(row: int, size: int) -> list[tuple]:

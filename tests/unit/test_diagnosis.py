@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import diagnosis, hardware
+from common import diagnosis, hardware, model_diagnosis
 from common.errors import UserError
 from common.methods import add_method
-from common.settings import MethodSettings, load_recipe
+from common.recipes import load_recipe
+from common.settings import MethodSettings
 
 
 @pytest.fixture
@@ -27,31 +28,33 @@ def problem_of(look, *arguments, **options) -> str:
 
 
 def test_a_sound_model_passes(adapted):
-    assert diagnosis.check_placement(adapted) == "all parameters on cpu"
-    assert diagnosis.check_device_map(adapted, under_deepspeed=True) == "none"
-    assert diagnosis.check_dtypes(adapted) == "frozen: float32; trained: float32"
-    assert "parameters are trained" in diagnosis.check_gradients(adapted)
+    assert model_diagnosis.check_placement(adapted) == "all parameters on cpu"
+    assert model_diagnosis.check_device_map(adapted, under_deepspeed=True) == "none"
+    assert model_diagnosis.check_dtypes(adapted) == "frozen: float32; trained: float32"
+    assert "parameters are trained" in model_diagnosis.check_gradients(adapted)
 
 
 def test_parameters_on_meta_or_on_two_devices(adapted):
     head = adapted.get_base_model().lm_head
     head.weight = torch.nn.Parameter(head.weight.to("meta"), requires_grad=False)
-    assert "1 parameters are on meta, base_model.model.lm_head.weight" in problem_of(diagnosis.check_placement, adapted)
+    assert "1 parameters are on meta, base_model.model.lm_head.weight" in problem_of(
+        model_diagnosis.check_placement, adapted
+    )
     places = [torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cuda", 1)]
     parameters = [SimpleNamespace(device=place, is_meta=False) for place in places]
     split = SimpleNamespace(parameters=lambda: parameters, named_parameters=lambda: enumerate(parameters))
-    assert "1 on cuda:0, 2 on cuda:1" in problem_of(diagnosis.check_placement, split)
+    assert "1 on cuda:0, 2 on cuda:1" in problem_of(model_diagnosis.check_placement, split)
 
 
 def test_a_device_map_is_wrong_under_deepspeed_only(adapted):
     adapted.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
-    assert "device_map=None" in problem_of(diagnosis.check_device_map, adapted, under_deepspeed=True)
-    assert "2 parts" in diagnosis.check_device_map(adapted, under_deepspeed=False)
+    assert "device_map=None" in problem_of(model_diagnosis.check_device_map, adapted, under_deepspeed=True)
+    assert "2 parts" in model_diagnosis.check_device_map(adapted, under_deepspeed=False)
 
 
 def test_a_model_that_was_loaded_with_a_device_map():
     split = {"model": "cpu", "lm_head": "disk"}
-    outcomes = diagnosis.look_at_model(load_recipe("frida-h100", smoke=True), None, split)
+    outcomes = model_diagnosis.look_at_model(load_recipe("frida-h100", smoke=True), None, split)
     failed = {outcome.title: str(outcome.problems[0]) for outcome in outcomes if not outcome.ok}
     assert list(failed) == ["placement", "device map"]
     assert "on meta" in failed["placement"] and "device_map of 2 parts" in failed["device map"]
@@ -59,14 +62,14 @@ def test_a_model_that_was_loaded_with_a_device_map():
 
 def test_mixed_types_and_an_adapter_in_fp16(adapted):
     adapted.get_base_model().lm_head.bfloat16()
-    assert "frozen weights mix float32" in problem_of(diagnosis.check_dtypes, adapted)
+    assert "frozen weights mix float32" in problem_of(model_diagnosis.check_dtypes, adapted)
     adapted.half()
-    assert "trained weights are in fp16" in problem_of(diagnosis.check_dtypes, adapted)
+    assert "trained weights are in fp16" in problem_of(model_diagnosis.check_dtypes, adapted)
 
 
 def test_nothing_to_train(adapted):
     adapted.requires_grad_(False)
-    assert problem_of(diagnosis.check_gradients, adapted).startswith("0 of")
+    assert problem_of(model_diagnosis.check_gradients, adapted).startswith("0 of")
 
 
 def test_another_launchers_variables(monkeypatch):
@@ -90,9 +93,9 @@ def test_a_batch_that_settings_and_deepspeed_count_otherwise(tmp_path):
 
 def test_a_model_that_does_not_fit(monkeypatch):
     recipe = load_recipe("demo")
-    assert diagnosis.check_fit(recipe).startswith("2,048 tokens: about")
+    assert model_diagnosis.check_fit(recipe).startswith("2,048 tokens: about")
     monkeypatch.setattr(hardware, "memory_gib", lambda device="cpu": (0.1, 1.0))
-    assert "0.1 of 1.0 GiB free" in problem_of(diagnosis.check_fit, recipe)
+    assert "0.1 of 1.0 GiB free" in problem_of(model_diagnosis.check_fit, recipe)
 
 
 def test_ranks_that_reach_each_other_and_ranks_that_do_not(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from common import engine, launching
 from common.errors import UserError
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 @pytest.fixture

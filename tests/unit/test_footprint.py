@@ -3,16 +3,11 @@
 import pytest
 
 from common import footprint
-from common.settings import MethodSettings, load_recipe
+from common.recipes import load_recipe
+from common.settings import MethodSettings
+from common.shapes import SHAPES
 
-MISTRAL_7B = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 32000,
-}
+MISTRAL_7B, LLAMA_3B = SHAPES["mistral-7b"], SHAPES["llama-3.2-3b"]
 
 
 def estimate(precision="bf16", tokens=2048, every=1):
@@ -33,16 +28,6 @@ def test_weights_by_precision():
     assert 3.6 < estimate("nf4").weights < 4.1
 
 
-LLAMA_3B = {
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-    "tie_word_embeddings": True,
-}
 LLAMA_8B = MISTRAL_7B | {"vocab_size": 128256}
 ON_A_CARD = {"checkpoint_every": 1, "optimizer": "paged_adamw_8bit", "gpu": True, "few_logits": True}
 

@@ -1,5 +1,6 @@
 """The search for a better prompt: a real MIPROv2 run over arms that answer by rule, without a model."""
 
+import io
 import json
 
 import pytest
@@ -66,7 +67,7 @@ def make_task(arm, **changes) -> Task:
 
 
 def search(arm, cache=None, **changes) -> dict:
-    return search_program(make_task(arm, **changes), cache or AnswerCache(None), lambda text: None)
+    return search_program(make_task(arm, **changes), cache or AnswerCache(None), io.StringIO())
 
 
 def is_shown_examples(messages) -> bool:
@@ -165,7 +166,7 @@ def test_questions_with_several_turns_are_searched_too():
     shown, dev = split_rows(long, 8, 2, seed=3)
     task = Task(RuleArm(lambda messages: len(messages) > 3), shown, dev, load_metric("common.scoring:score_ba"),
                 Decoding(50), 2, 4, 4, 3)  # fmt: skip
-    assert search_program(task, AnswerCache(None), lambda text: None)["search"]["score"] == 1.0
+    assert search_program(task, AnswerCache(None), io.StringIO())["search"]["score"] == 1.0
 
 
 def test_rows_are_split_by_seed_whatever_their_order_and_no_question_is_in_both():

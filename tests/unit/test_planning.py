@@ -13,10 +13,10 @@ from common import hardware
 from common.chat import Encoded
 from common.errors import UserError, run_command
 from common.jobs import Job
-from common.planning import probe, records
+from common.planning import measuring, records
 from common.planning.options import list_options
 from common.planning.planning import make_plan
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 TINY = {
     "model_type": "mistral",
@@ -48,12 +48,12 @@ def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, 
 
     examples = [Encoded([5 + k] * (30 + 7 * k), [index > 12 for index in range(30 + 7 * k)]) for k in range(3)]
     kept = {}
-    for layers in (probe.LAYERS, TINY["num_hidden_layers"]):
+    for layers in (measuring.LAYERS, TINY["num_hidden_layers"]):
         folder = tmp_path / str(layers)
         random_model.write_model(TINY | {"num_hidden_layers": layers}, folder / "model", tiled=True)
         (folder / "model" / "tokenizer.json").write_text("{}")
-        trainer, _, _ = probe._load_trainer(settled(packing), folder, 1.0)
-        kept |= {n: probe._kept_gib(trainer, examples, n) for n in (1, layers)}
+        trainer, _, _ = measuring._load_trainer(settled(packing), folder, 1.0)
+        kept |= {n: measuring._kept_gib(trainer, examples, n) for n in (1, layers)}
     layer = kept[2] - kept[1]
     assert layer > 0 and kept[6] == pytest.approx(kept[1] + 5 * layer, rel=1e-6)
     assert kept[2] < kept[6] < 6 * kept[2]

@@ -12,7 +12,8 @@ from common.jobs import Job, requested_job
 from common.methods import add_method
 from common.models import load_model
 from common.options import recipe_parser
-from common.settings import ROOT, load_recipe
+from common.recipes import load_recipe
+from common.runs import ROOT
 from common.training import new_trainer
 
 

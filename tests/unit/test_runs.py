@@ -49,7 +49,7 @@ def wait_for(condition, timeout_s=10.0):
 
 
 def state_of(name) -> str:
-    return runs.read_status(runs.RUNS_DIR / name)["state"]
+    return runs.read_status(runs.runs_dir() / name)["state"]
 
 
 def names_in(folder) -> list[str]:

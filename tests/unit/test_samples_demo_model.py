@@ -177,7 +177,7 @@ def test_the_learning_rate_warms_up_and_falls():
     assert shares[peak:] == sorted(shares[peak:], reverse=True) and shares[-1] < 0.06
 
 
-def run_command(*arguments):
+def run_make_demo_model(*arguments):
     command = [sys.executable, str(ROOT / "python" / "make_demo_model.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -186,7 +186,7 @@ def test_the_command_makes_a_folder_transformers_reads(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path / "model"
-    done = run_command("--output", folder, "--steps", 1, "--threads", 2)
+    done = run_make_demo_model("--output", folder, "--steps", 1, "--threads", 2)
     assert done.returncode == 0, done.stderr
     assert re.search(r"step 1/1  loss 7\.\d", done.stdout)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -198,7 +198,7 @@ def test_the_command_makes_a_folder_transformers_reads(tmp_path):
     assert model.config.model_type == "mistral" and len(tokenizer) == model.config.vocab_size == 2048
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
-    again = run_command("--output", folder, "--steps", 1)
+    again = run_make_demo_model("--output", folder, "--steps", 1)
     assert again.returncode == 73 and "--force" in again.stderr
 
 
@@ -210,7 +210,7 @@ def test_the_command_names_what_is_wrong(tmp_path):
         (["--output", tmp_path / "x", "--steps", 0], 64, "1 or more"),
         (["--outptu", tmp_path], 64, "--output"),
     ):
-        done = run_command(*arguments)
+        done = run_make_demo_model(*arguments)
         assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

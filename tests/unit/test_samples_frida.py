@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from common.data import load_examples
-from common.data.leaks import find_leaks, summarise
+from common.data.leaks import contents_of, find_leaks
 from common.data.splits import SPLITS, split_of, split_shares
 from common.samples.files import encode_rows, write_splits
 from common.samples.frida import LANGUAGES, generate_dataset, mend
@@ -52,7 +52,7 @@ def test_the_files_load_and_any_split_of_them_leaks_nothing(tmp_path, seed):
     assert [part.shape for part in loaded] == ["question/answer", "question/answer", "messages"]
     assert [part.notes for part in loaded] == [[], [], []]
     examples = [example for part in loaded for example in part.examples]
-    contents = summarise(examples, np.ones(len(examples), bool))
+    contents = contents_of(examples, np.ones(len(examples), bool))
     prompts = contents.fingerprints[:, 2]
     assert len(np.unique(prompts)) == len(prompts)  # nothing is asked twice
     for split_seed in range(4):

@@ -10,7 +10,7 @@ import pytest
 import search_rate
 from common.errors import UserError
 from common.pipeline.stages import Pipeline
-from common.settings import load_recipe
+from common.recipes import load_recipe
 
 
 def plans(monkeypatch, *words):

@@ -5,10 +5,10 @@ import re
 import pytest
 import yaml
 
-from common import settings
+from common import recipes, runs
 from common.errors import ExitCode, UserError
 from common.options import recipe_from_options, recipe_parser
-from common.settings import Recipe, load_recipe, recipe_names
+from common.recipes import load_recipe, recipe_names, restore_recipe
 
 OPTIONS = {"--lr": "training.learning_rate", "--quantization": "model.precision", "--train": "data.train"}
 
@@ -27,13 +27,13 @@ def resolve(*words):
 def test_every_recipe_loads_and_survives_the_manifest(name):
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert restore_recipe(recipe.to_dict()) == recipe
 
 
 def test_a_manifest_is_read_alike_from_every_folder(tmp_path, monkeypatch):
     resolved = load_recipe("demo").to_dict()
     monkeypatch.chdir(tmp_path)
-    assert Recipe.from_dict(resolved).to_dict() == resolved
+    assert restore_recipe(resolved).to_dict() == resolved
     assert resolved["data"]["train"] == "recipes/demo/data/train.jsonl"
 
 
@@ -42,7 +42,7 @@ def test_a_recipe_finds_its_data_in_the_folder_of_all_runs(tmp_path, monkeypatch
     assert load_recipe("ba-cpu").data.train == "runs/data/ba-cpu/train.jsonl"
     monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
     assert load_recipe("ba-cpu").data.train == str(tmp_path / "data" / "ba-cpu" / "train.jsonl")
-    monkeypatch.chdir(settings.ROOT)
+    monkeypatch.chdir(runs.ROOT)
     assert resolve("--recipe", "ba-cpu", "--train", "runs/mine.jsonl").data.train == "runs/mine.jsonl"
 
 
@@ -51,7 +51,7 @@ def test_a_model_has_one_revision_in_all_recipes_and_their_headers():
     for name in recipe_names():
         model = load_recipe(name).model
         revisions.setdefault(model.name, set()).add(model.revision)
-        header = (settings.RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8").split("\ncommand:")[0]
+        header = (recipes.RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8").split("\ncommand:")[0]
         assert re.findall(r"REVISION=(\w+)", header) == ([model.revision] if model.revision else [])
     assert all(len(found) == 1 for found in revisions.values()), revisions
 
@@ -72,7 +72,7 @@ def test_later_layers_win(tmp_path):
     path = write_recipe(tmp_path, "command: finetune_ba\ntraining: {epochs: 7, learning_rate: 1e-3, max_steps: 9}\n")
     assert load_recipe(path).training.epochs == 7
     smoke = load_recipe(path, smoke=True)
-    assert smoke.training.max_steps == yaml.safe_load(settings.SMOKE_OVERLAY.read_text())["training"]["max_steps"]
+    assert smoke.training.max_steps == yaml.safe_load(recipes.SMOKE_OVERLAY.read_text())["training"]["max_steps"]
     assert smoke.training.epochs == 7
     assert resolve("--recipe", path, "--smoke", "--set", "training.max_steps=3").training.max_steps == 3
     assert resolve("--recipe", path, "--lr", "5e-4").training.learning_rate == 5e-4

@@ -39,7 +39,8 @@ def run_apart(
     found = [line for line in printed if line.startswith(_MARK)]
     if process.returncode or not found:
         reason = said[-1] if said else f"exit code {process.returncode}"
-        raise UserError(Problem(f"{command.name} {' '.join(line[2:])} failed: {reason}"), ExitCode.INTERNAL)
+        what = f"{command.name} {' '.join(line[2:])} failed: {reason}"
+        raise UserError(Problem(what, next_step="that line by itself, with --debug, tells more"), ExitCode.INTERNAL)
     return json.loads(found[-1].removeprefix(_MARK))
 
 

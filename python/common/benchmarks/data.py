@@ -47,12 +47,12 @@ def measure_pipeline(file: Path, model: Path) -> dict:
     """Everything this project does with a file of rows before training. Timed from the start of the process."""
     from common import models
     from common.chat.pipeline import process_file
-    from common.chat.worker import Job
+    from common.chat.worker import FileJob
     from common.data.checking import Rules
     from common.data.files import open_data_file
     from common.data.splits import split_shares
 
-    job = Job(file.name, Rules(), models.load_tokenizer(model), MAX_LENGTH_TOKENS, shares=split_shares(0.9))
+    job = FileJob(file.name, Rules(), models.load_tokenizer(model), MAX_LENGTH_TOKENS, shares=split_shares(0.9))
     with tempfile.TemporaryDirectory(prefix=".out-", dir=file.parent) as out:
         outcome = process_file(open_data_file(file), job, Path(out), workers=PROCESSES)
     return {"wall_s": None, "tokens": outcome.report.tokens, "cpu_s": sum(os.times()[:4])}

@@ -9,7 +9,7 @@ from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding, Request
 from common.generation.arms import find_local
 from common.generation.local import LocalArm, LocalModel
-from common.settings import ROOT
+from common.runs import ROOT
 
 
 def measure_generation(args: argparse.Namespace) -> dict:

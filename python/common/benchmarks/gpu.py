@@ -7,16 +7,14 @@ asked, every token trained. So nothing is downloaded, nothing padded, and all ar
 import time
 from pathlib import Path
 
+from common import shapes
 from common.settings import MethodSettings, Recipe
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 METHOD = MethodSettings(rank=64, alpha=128, dropout=0.05, targets=TARGETS)
 SHAPES = {
-    "mistral-7b": {
-        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": 32000,
-    },
-    "small": {
+    "mistral-7b": shapes.SHAPES["mistral-7b"],
+    "small": shapes.SHAPES["mistral-7b"] | {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 512,
     },
@@ -70,8 +68,8 @@ def matrix_rate_tflops(device: str, size: int | None = None) -> float:
     return 2 * size**3 / sorted(seconds[3:])[10] / 1e12
 
 
-def count_parameters(shape: str) -> int:
-    """Return the number of weights in the decoder's matrices and the head: what a token is multiplied with."""
+def count_multiplied(shape: str) -> int:
+    """Return the number of weights that a token is multiplied with: those of the decoder's matrices and the head."""
     from common.footprint import count_weights
 
     linear, _ = count_weights(SHAPES[shape])
@@ -93,9 +91,9 @@ def _trainer(arm: str, shape: dict, device: str, length: int, micro_batch: int, 
 def _random_model(shape: dict, device: str, dtype):
     """Return a Mistral of random weights, made where it is used: on a GPU it takes a second."""
     import torch
-    from transformers import AutoModelForCausalLM, MistralConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = MistralConfig(**shape, max_position_embeddings=32768, sliding_window=None, use_cache=False)
+    config = AutoConfig.for_model(**shape, use_cache=False)
     torch.set_default_device(device)
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -158,17 +156,14 @@ def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *,
 def _tokenizer():
     """Any will do: no text is read."""
     from common.models import load_tokenizer
-    from common.settings import RECIPES_DIR
 
-    return load_tokenizer(RECIPES_DIR / "demo" / "model")
+    return load_tokenizer(shapes.DEMO_MODEL)
 
 
 def _peak_gib(device: str) -> float:
-    import torch
+    from common.hardware import peak_gpu_gib, peak_rss_gib
 
-    from common.hardware import GIB, peak_rss_gib
-
-    return torch.cuda.max_memory_allocated() / GIB if device == "cuda" else peak_rss_gib()
+    return peak_gpu_gib() if device == "cuda" else peak_rss_gib()
 
 
 def _scratch() -> str:

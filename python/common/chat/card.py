@@ -7,12 +7,14 @@ import numpy as np
 
 from common.chat.cache import code_version
 from common.chat.pipeline import Outcome
-from common.chat.worker import Job
+from common.chat.worker import FileJob
 from common.data.files import DataFile
 from common.hashing import sha256_of
 
 
-def describe_dataset(file: DataFile, sha256: str, job: Job, model: str | None, outcome: Outcome, folder: Path) -> dict:
+def describe_dataset(
+    file: DataFile, sha256: str, job: FileJob, model: str | None, outcome: Outcome, folder: Path
+) -> dict:
     """Return the card of the splits that ``outcome`` left in ``folder``."""
     checker, report = outcome.checker, outcome.report
     return {

@@ -50,9 +50,12 @@ def encode_prompt(tokenizer, messages: Sequence[Message | dict]) -> list[int]:
     return encoder_for(tokenizer).encode_prompt(messages)
 
 
-def stop_token_ids(tokenizer) -> list[int]:
-    """The tokens at which generation ends: the template's end of turn and the end of the sequence."""
-    return encoder_for(tokenizer).stop_token_ids()
+def stop_token_ids(tokenizer, own: int | list[int] | None = None) -> list[int]:
+    """The tokens at which generation ends: the template's end of turn, the end of the sequence, and those that the
+    model itself names in its generation config (``own``).
+    """
+    named = own if isinstance(own, list) else [own]
+    return sorted({*encoder_for(tokenizer).stop_token_ids(), *(token for token in named if token is not None)})
 
 
 _encoders: dict[tuple, "ChatEncoder"] = {}
@@ -62,7 +65,12 @@ _ENCODERS_KEPT = 4
 def encoder_for(tokenizer) -> "ChatEncoder":
     """The encoder of this tokenizer, made once and made anew when its template or its tokens change."""
     if isinstance(tokenizer.chat_template, dict):
-        raise UserError(Problem("the tokenizer has several chat templates", "one is needed"), ExitCode.CONFIG)
+        raise UserError(
+            Problem(
+                "the tokenizer has several chat templates", "one is needed", "keep one, as its chat_template.jinja"
+            ),
+            ExitCode.CONFIG,
+        )
     key = (id(tokenizer), tokenizer.chat_template, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     encoder = _encoders.get(key)
     if encoder is None:
@@ -214,9 +222,9 @@ class ChatEncoder:
             try:
                 rendered = render(self._tokenizer, [m.as_dict() for m in messages], generation_prompt)
             except Exception as error:  # a template raises jinja2 errors of its own wording
-                raise UserError(
-                    Problem(f"the chat template refuses this conversation: {error}"), ExitCode.DATA
-                ) from error
+                what = f"the chat template refuses this conversation: {error}"
+                problem = Problem(what, next_step="leave out the turns it does not know, or use another chat template")
+                raise UserError(problem, ExitCode.DATA) from error
             if rendered == expected:
                 return skeleton
             del self._skeletons[roles]  # once more: the template may write the time of day

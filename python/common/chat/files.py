@@ -9,7 +9,7 @@ from common.chat.dataset import EncodedDataset, check_limit, open_encoded
 from common.chat.encoder import encoder_for
 from common.chat.lengths import LengthPolicy
 from common.chat.pipeline import process_file
-from common.chat.worker import Job
+from common.chat.worker import FileJob
 from common.data.checking import Rules
 from common.data.files import open_data_file
 from common.data.loading import check_unchanged
@@ -40,7 +40,7 @@ def encode_file(
     sha256 = sha256_of(file.path)
     policy = LengthPolicy(encoder_for(tokenizer), max_length_tokens, on_overlong, loss_on)
     key = combine(policy, json.dumps([file.name, file.format, sha256, asdict(rules)]))
-    job = Job(file.name, rules, tokenizer, max_length_tokens, on_overlong, loss_on)
+    job = FileJob(file.name, rules, tokenizer, max_length_tokens, on_overlong, loss_on)
 
     def fill(folder: Path) -> None:
         outcome = process_file(file, job, folder, workers=workers)

@@ -38,7 +38,7 @@ class View:
 def view_file(title: str, loaded: Loaded, tokenizer=None, limit: int = 0, on_overlong: str = "", loss_on: str = ""):
     """Return the :class:`View` of a file that was read; with a tokenizer it counts tokens, else characters."""
     if tokenizer is None:
-        sizes = np.array([sum(len(m.content) for m in e.messages) or len(e.text or "") for e in loaded.examples])
+        sizes = np.array([sum(map(len, example.texts)) for example in loaded.examples])
         return View(f"{title}: {loaded.path}", _facts(loaded), loaded.notes, histogram(sizes), "characters")
     from common.chat.encoder import encoder_for
 

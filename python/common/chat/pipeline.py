@@ -17,7 +17,7 @@ import numpy as np
 
 from common.chat import worker
 from common.chat.lengths import LengthReport
-from common.chat.worker import Job, Part
+from common.chat.worker import FileJob, Part
 from common.data.checking import RowChecker
 from common.data.duplicates import check_duplicates, find_duplicates
 from common.data.files import DataFile
@@ -49,7 +49,7 @@ class Outcome:
 
 def process_file(
     file: DataFile,
-    job: Job,
+    job: FileJob,
     folder: Path,
     *,
     workers: int | None = None,
@@ -82,7 +82,7 @@ def process_file(
 
 
 def parts_of(
-    file: DataFile, job: Job, workers: int | None = None, block_bytes: int = BLOCK_BYTES
+    file: DataFile, job: FileJob, workers: int | None = None, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[Part, int]]:
     """Yield what became of each block, in order, with the block's share of the file's bytes."""
     if workers is None:
@@ -116,7 +116,7 @@ def parts_of(
 class Sink:
     """Takes parts in order: big arrays to disk, small ones kept."""
 
-    def __init__(self, job: Job, folder: Path):
+    def __init__(self, job: FileJob, folder: Path):
         self.job, self.folder, self.names = job, Path(folder), list(job.shares)
         self.small: dict[str, list[np.ndarray]] = {
             name: []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.chat.pipeline import Sink, parts_of
-from common.chat.worker import Job
+from common.chat.worker import FileJob
 from common.data.checking import RowChecker, Rules
 from common.data.files import open_data_file
 from common.data.leaks import LeakReport
@@ -31,12 +31,12 @@ def compare_files(
     sources: list[tuple[str, np.ndarray]] = []  # name of the file, and the numbers of some rows of it
     with (
         tempfile.TemporaryDirectory(prefix="leaks-") as folder,
-        Sink(Job("", rules, shares=shares), Path(folder)) as sink,
+        Sink(FileJob("", rules, shares=shares), Path(folder)) as sink,
     ):
         for split, file in files.items():
             checker = RowChecker(file.name, rules)
             stride = sampling_stride(file.size_bytes)
-            job = Job(file.name, rules, shares=shares, placed_in=split, phrase_stride=stride)
+            job = FileJob(file.name, rules, shares=shares, placed_in=split, phrase_stride=stride)
             with meter(f"reading {file.name}", file.size_bytes) as advance:
                 for part, size_bytes in parts_of(file, job, workers):
                     checker.merge(part.checker)

@@ -86,9 +86,9 @@ def build_skeleton(tokenizer, special_tokens: dict, roles: tuple[str, ...]) -> S
             if role == "assistant"
         }
     except Exception as error:  # a template raises jinja2 errors of its own wording
-        raise UserError(
-            Problem(f"the chat template refuses the roles {' → '.join(roles)}: {error}"), ExitCode.DATA
-        ) from error
+        what = f"the chat template refuses the roles {' → '.join(roles)}: {error}"
+        problem = Problem(what, next_step="leave out the turns it does not know, or use another chat template")
+        raise UserError(problem, ExitCode.DATA) from error
     literals, slots = _split(full)
     _check_complete(roles, slots)
     last_prompt = turns[len(roles) - 1][0]
@@ -188,7 +188,7 @@ class _Builder:
         elif answer.is_last:
             if self.eos_token_id is None:
                 what = "neither the chat template nor the tokenizer has a token that ends an answer"
-                raise UserError(Problem(what), ExitCode.CONFIG)
+                raise UserError(Problem(what, next_step="use a tokenizer that has one"), ExitCode.CONFIG)
             self.parts.append(Part(True, token_id=self.eos_token_id))
         self.open, self.trained, self.last_character = False, False, ""
         return literal

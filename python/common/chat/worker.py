@@ -20,8 +20,8 @@ from common.errors import ExitCode, Problem, UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be done with every block. Without a tokenizer nothing is encoded."""
+class FileJob:
+    """What is to be done with every block of a file. Without a tokenizer nothing is encoded."""
 
     name: str
     rules: Rules
@@ -61,7 +61,7 @@ class Part:
 class Worker:
     """Does the job block after block."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: FileJob):
         self.job = job
         self.encoder = ChatEncoder(job.tokenizer) if job.tokenizer is not None else None
 
@@ -128,7 +128,7 @@ def write_row(example: Example) -> bytes:
 _worker: Worker | None = None
 
 
-def start(job: Job) -> None:
+def start(job: FileJob) -> None:
     """Make this process's worker (the initialiser of a pool)."""
     global _worker
     _worker = Worker(job)

@@ -2,7 +2,8 @@
 
 setup       from a command's options to what is compared
 comparing   asking every arm the same, and scoring what it says
-verdict     the decision rule, with its thresholds
+verdict     the decision rule
+thresholds  what the tuned model must reach
 apparatus   checks of the measuring itself
 history     how the verdict moved since the last comparison
 """

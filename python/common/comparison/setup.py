@@ -18,11 +18,13 @@ from common.generation import Decoding
 from common.generation.answers import AnswerCache
 from common.generation.arms import open_arm
 from common.generation.programs import Prompt, is_program, read_program
+from common.hardware import pick_precision
 from common.report.formats import arm_label
-from common.runs import read_json, run_folder
+from common.runs import ROOT, read_json, run_folder
 from common.runs.choose import choose_finished, choose_run
+from common.runs.line import write_over
 from common.scoring import load_metric
-from common.settings import ROOT, EvaluationSettings
+from common.settings import EvaluationSettings
 
 ANSWERS_FILE = "answers.jsonl"
 
@@ -44,7 +46,8 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
     if args.fourth_arm:
         specs[BOTH] = args.finetuned
-    arms = {name: open_arm(name, spec, precision=_precision(manifest), models=models) for name, spec in specs.items()}
+    precision = pick_precision(manifest.get("model", {}).get("precision", "auto")).value
+    arms = {name: open_arm(name, spec, precision=precision, models=models) for name, spec in specs.items()}
     for local in {id(arm): arm for arm in models.values()}.values():
         local.require_base_of(manifest)
     notes = _notes(args, manifest, known) + _notes_on_prompt(args, prompt, arms["optimized"])
@@ -72,10 +75,7 @@ class Progress:
         text = f"{arm_label(arm)}: {done} of {total} answers, {now - begin:.0f} s"
         if kept:
             text += f" ({kept} from before)"
-        if self._stream.isatty():
-            print(f"\r\033[K{text}", end="\n" if done == total else "", file=self._stream, flush=True)
-        elif done == total:
-            print(text, file=self._stream, flush=True)
+        write_over(self._stream, text, last=done == total)
 
 
 def _read_manifest(args: argparse.Namespace) -> dict:
@@ -181,13 +181,6 @@ def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> 
 def locate(path: str) -> Path:
     """A data file as named, or below the project's folder, as recipes name theirs."""
     return Path(path) if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
-
-
-def _precision(manifest: dict) -> str:
-    from common.hardware import pick_device, pick_precision
-
-    recorded = manifest.get("model", {}).get("precision", "auto")
-    return pick_precision(recorded, pick_device().value).value
 
 
 def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm) -> list[str]:

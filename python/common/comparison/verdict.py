@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from common.comparison.thresholds import Thresholds
 from common.power import TOLERANCE
+from common.report.formats import percent
 from common.statistics import PairedTest, lowest_rate_of_all_passed, mean_interval
 
 ARMS = ("baseline", "optimized", "finetuned")
@@ -97,8 +98,8 @@ class _Judge:
         interval = mean_interval(self.scores["finetuned"])
         reasons = [
             f"The fine-tuned model gains {_difference(self.over_optimized)} over the optimised prompt.",
-            f"Its mean of {_percent(self.mean['finetuned'])} misses the target of {_percent(self.target)} "
-            f"(95 % interval {100 * interval.low:.1f} to {_percent(interval.high)}).",
+            f"Its mean of {percent(self.mean['finetuned'])} misses the target of {percent(self.target)} "
+            f"(95 % interval {100 * interval.low:.1f} to {percent(interval.high)}).",
         ]
         if interval.high < self.target:
             better = "optimized" if self.mean["optimized"] >= self.mean["baseline"] else "baseline"
@@ -110,8 +111,8 @@ class _Judge:
 
     def _adopt_if_shown(self) -> Decision:
         reasons = [
-            f"The fine-tuned model's mean of {_percent(self.mean['finetuned'])} reaches the target, "
-            f"{_percent(self.target)}.",
+            f"The fine-tuned model's mean of {percent(self.mean['finetuned'])} reaches the target, "
+            f"{percent(self.target)}.",
             f"It gains {_difference(self.over_optimized)} over the optimised prompt; asked for: {_points(self.gain)}.",
         ]
         unsettled = [test for test in (self.over_optimized, self.over_baseline) if not test.shows_above(0.0)]
@@ -141,7 +142,7 @@ class _Judge:
         n = self.over_optimized.n
         notes = [
             f"Even {n} of {n} passed would only show a true pass rate of at least "
-            f"{_percent(lowest_rate_of_all_passed(n))}.",
+            f"{percent(lowest_rate_of_all_passed(n))}.",
         ]
         if not self.over_optimized.is_degenerate:  # without spread there is nothing to reckon with
             notes.insert(
@@ -174,10 +175,6 @@ def _minus(values, bound: float):
     import numpy as np
 
     return np.asarray(values, dtype=float) - bound
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
 
 
 def _round_up(n: int) -> int:

@@ -58,7 +58,7 @@ class RowChecker:
                 self.columns.setdefault(key, number)
         try:
             example = self._reader.read(row, f"{self.name}:{number}")
-            length = sum(len(m.content) for m in example.messages) or len(example.text or "")
+            length = sum(map(len, example.texts))
             if length > self.rules.max_row_chars:
                 raise too_long(length, "characters", self.rules.max_row_chars)
         except RowError as error:
@@ -94,9 +94,8 @@ class RowChecker:
         if self.rows == 0:
             raise UserError(Problem(f"{self.name}: 0 rows", "there are blank lines only"), ExitCode.DATA)
         if not sum(self.shapes.values()):
-            raise UserError(
-                Problem(f"{self.name}: 0 rows are left of {self.rows:,}", "all were dropped"), ExitCode.DATA
-            )
+            what = f"{self.name}: 0 rows are left of {self.rows:,}"
+            raise UserError(Problem(what, "all were dropped", "without dropping, each is named"), ExitCode.DATA)
         if self.findings.secrets and not self.rules.allow_secrets:
             raise UserError(
                 [

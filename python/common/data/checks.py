@@ -52,8 +52,7 @@ class TextFindings:
     secrets: dict[str, Finding] = field(default_factory=dict)
 
     def check(self, example: Example) -> None:
-        texts = [message.content for message in example.messages]
-        text = "\n".join(texts) if texts else example.text or ""
+        text = "\n".join(example.texts)
         if _CONTROL.search(text):
             self.control.add(example.source)
         if ("<" in text or "INST]" in text) and _MARKUP.search(text):

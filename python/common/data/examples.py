@@ -34,6 +34,11 @@ class Example:
     row: Mapping = field(default_factory=lambda: MappingProxyType({}), repr=False, compare=False)
 
     @property
+    def texts(self) -> list[str]:
+        """What its turns say, or its running text."""
+        return [message.content for message in self.messages] or [self.text or ""]
+
+    @property
     def prompt_messages(self) -> tuple[Message, ...]:
         """Everything before the last assistant turn."""
         return self.messages[:-1]

@@ -54,11 +54,16 @@ def open_data_file(path: str | Path) -> DataFile:
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(
-            Problem(f"{path.name}: unknown kind of file '{path.suffix}'", f"known are {', '.join(FORMATS)}"),
+            Problem(
+                f"{path.name}: unknown kind of file '{path.suffix}'",
+                f"known are {', '.join(FORMATS)}",
+                "convert it, or name it by what it is",
+            ),
             ExitCode.DATA,
         )
     if kind == "parquet":
-        raise UserError(Problem(f"{path.name}: not a Parquet file (it does not begin with PAR1)"), ExitCode.DATA)
+        what = f"{path.name}: not a Parquet file (it does not begin with PAR1)"
+        raise UserError(Problem(what, next_step="copy it again, or name it by what it is"), ExitCode.DATA)
     if kind in ("jsonl", "json"):
         kind = "json" if head.removeprefix(BOM).lstrip().startswith(b"[") else "jsonl"
     return DataFile(path, kind, has_bom, size)

@@ -33,7 +33,7 @@ def normalise(text: str) -> bytes:
 
 def fingerprint(example: Example) -> tuple[Fingerprint, list[bytes]]:
     """Return the hashes of an example, and its normalised turns (for n-grams)."""
-    texts = [message.content for message in example.messages] or [example.text or ""]
+    texts = example.texts
     words = [normalise(text) for text in texts]
     # A text without any word (say, emoji only) stands for itself, lest all of them be the same.
     keys = [word or text.encode("utf-8", "surrogatepass") for word, text in zip(words, texts, strict=True)]

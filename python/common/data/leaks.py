@@ -100,12 +100,12 @@ def check_leaks(splits: Mapping[str, Sequence[Example]], *, allow_leak: bool = F
     examples = [example for rows in splits.values() for example in rows]
     split_of_row = np.repeat(np.arange(len(splits)), [len(rows) for rows in splits.values()])
     names = list(splits)
-    report = find_leaks(split_of_row, names, summarise(examples, split_of_row == 0))
+    report = find_leaks(split_of_row, names, contents_of(examples, split_of_row == 0))
     raise_leaks(report, lambda row: examples[row].source, allow_leak)
     return report.counts()
 
 
-def summarise(examples: Sequence[Example], is_training: np.ndarray) -> Contents:
+def contents_of(examples: Sequence[Example], is_training: np.ndarray) -> Contents:
     """What is compared of examples in memory. Of those that are training rows (bool), a sample gives the phrases."""
     stride = sampling_stride(sum(len(example.prompt) + len(example.completion) for example in examples))
     speaks = ~is_training | is_sampled(np.arange(len(examples)), stride)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
+from common.runs.folders import sync_folder
 
 
 @contextmanager
@@ -48,11 +49,7 @@ def _move(work: Path, folder: Path, names: Sequence[str]) -> None:
             os.fsync(file.fileno())
     for name in names:
         (work / name).replace(folder / name)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

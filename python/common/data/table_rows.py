@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from common.data.files import BOM, DataFile
 from common.data.json_rows import decode
 from common.data.problems import RowError
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BATCH_ROWS = 1024
@@ -46,16 +46,18 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
         with pyarrow.parquet.ParquetFile(file.path) as parquet:
             names = parquet.schema_arrow.names
             if len(set(names)) < len(names):
-                raise UserError(Problem(f"{file.name}: two columns have the same name"), ExitCode.DATA)
+                problem = Problem(f"{file.name}: two columns have the same name", next_step="rename one of them")
+                raise UserError(problem, ExitCode.DATA)
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            Problem(f"{file.name}: not a complete Parquet file ({str(error).splitlines()[0]})"), ExitCode.DATA
-        ) from error
+        problem = Problem(
+            f"{file.name}: not a complete Parquet file ({first_line(error)})", next_step="copy or write it again"
+        )
+        raise UserError(problem, ExitCode.DATA) from error
 
 
 def _lines(raw) -> Iterator[str]:
@@ -89,6 +91,8 @@ def _check_header(file: DataFile, header: list[str]) -> None:
             )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise UserError(Problem(f"{file.name}: the header names column '{twice[0]}' twice"), ExitCode.DATA)
+        problem = Problem(f"{file.name}: the header names column '{twice[0]}' twice", next_step="rename one of them")
+        raise UserError(problem, ExitCode.DATA)
     if "" in header:
-        raise UserError(Problem(f"{file.name}: column {header.index('') + 1} of the header has no name"), ExitCode.DATA)
+        what = f"{file.name}: column {header.index('') + 1} of the header has no name"
+        raise UserError(Problem(what, next_step="give it one"), ExitCode.DATA)

@@ -21,6 +21,7 @@ class _Headed:
     around: re.Pattern  # what may stand outside of turns
 
 
+_SEQUENCE_MARKS = re.compile(r"\s*(<s>|</s>|<\|endoftext\|>)?\s*")
 _HEADED = (
     _Headed(
         "Llama-3",
@@ -34,14 +35,14 @@ _HEADED = (
         "<|im_start|>",
         re.compile(r"<\|im_start\|>\s*(\w+)[ \t]*\n"),
         "<|im_end|>",
-        re.compile(r"\s*(<s>|</s>|<\|endoftext\|>)?\s*"),
+        _SEQUENCE_MARKS,
     ),
     _Headed(
         "Phi-3",
         "<|assistant|>",
         re.compile(r"<\|(system|user|assistant)\|>"),
         "<|end|>",
-        re.compile(r"\s*(<s>|</s>|<\|endoftext\|>)?\s*"),
+        _SEQUENCE_MARKS,
     ),
 )
 _INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=\[INST\]|\Z)", re.DOTALL)

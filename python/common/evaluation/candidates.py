@@ -11,11 +11,11 @@ from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation.arms import find_local
 from common.generation.local import LocalArm, LocalModel
-from common.hardware import pick_device, pick_precision
+from common.hardware import pick_precision
 from common.methods import check_adapter
 from common.methods.kinds import WEIGHTS_FILE, kind_of
-from common.runs import read_json
-from common.settings import ROOT, DataSettings, EvaluationSettings
+from common.runs import ROOT, read_json
+from common.settings import DataSettings, EvaluationSettings
 
 BASE = "base"
 BASE_NF4 = "base in NF4"
@@ -77,7 +77,7 @@ def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
             Problem(f"the models have {len(bases)} bases: {', '.join(bases)}", "one, or --base_model"), ExitCode.CONFIG
         )
     plain = [candidate.precision for candidate in found if candidate.precision != "nf4"]
-    precision = plain[0] if plain else pick_precision("auto", pick_device().value).value
+    precision = plain[0] if plain else pick_precision("auto").value
     rows = [Candidate(BASE, found[0].base, precision)]
     if len(plain) < len(found):
         rows.append(Candidate(BASE_NF4, found[0].base, "nf4"))
@@ -120,19 +120,19 @@ def _require_base(candidate: Candidate, model: LocalModel) -> None:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The longest item and the longest answer in tokens, for all alike."""
+class TokenLimits:
+    """The longest item and the longest answer, for all alike."""
 
     max_length_tokens: int
     max_new_tokens: int
 
 
-def read_rules(candidates: Sequence[Candidate]) -> Rules:
+def read_limits(candidates: Sequence[Candidate]) -> TokenLimits:
     """Return the largest limits that the candidates were trained with; the defaults where none is recorded."""
     settings = [candidate.manifest.get("settings", {}) for candidate in candidates]
     lengths = [s["data"]["max_length_tokens"] for s in settings if s]
     answers = [s["evaluation"]["max_new_tokens"] for s in settings if s]
-    return Rules(
+    return TokenLimits(
         max(lengths, default=DataSettings().max_length_tokens),
         max(answers, default=EvaluationSettings().max_new_tokens),
     )
@@ -152,12 +152,19 @@ def training_data(candidates: Sequence[Candidate]) -> dict[str, Loaded]:
         found = ROOT / path
         if not found.is_file():
             raise UserError(
-                Problem(f"{path} is gone", "the models were trained on it, so test items are looked for in it"),
+                Problem(
+                    f"{path} is gone",
+                    "the models were trained on it, so test items are looked for in it",
+                    "put it back where it was",
+                ),
                 ExitCode.DATA,
             )
         loaded[name] = load_examples(found, on_bad_row="drop", allow_empty=True, allow_duplicates=True)
         if loaded[name].sha256 != sha256:
-            raise UserError(Problem(f"{path} is not what the models were trained on", "it has changed"), ExitCode.DATA)
+            raise UserError(
+                Problem(f"{path} is not what the models were trained on", "it has changed", "put it back as it was"),
+                ExitCode.DATA,
+            )
     return loaded
 
 
@@ -182,5 +189,5 @@ def _open_tuned(name: str, spec: str, base: str | None) -> Candidate:
     manifest = read_json(path) if path.is_file() else {}
     base_folder = find_local(base)[0] if base else find_local(spec)[0]
     wanted = manifest.get("model", {}).get("precision", "auto")
-    precision = pick_precision(wanted, pick_device().value).value
+    precision = pick_precision(wanted).value
     return Candidate(name, base_folder, precision, folder.resolve(), manifest)

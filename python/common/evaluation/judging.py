@@ -14,14 +14,14 @@ from common.chat import encode_examples
 from common.data import Loaded
 from common.errors import ExitCode, Problem, UserError
 from common.evaluation.candidates import BASE, Candidate, check_candidates
-from common.evaluation.recommending import Limits, recommend
+from common.evaluation.recommending import Limits, paired_test, recommend
 from common.evaluation.texts import MEASURES, corpus_bleu, score_texts
 from common.generation import Decoding, generate
 from common.generation.local import LocalArm, LocalModel
 from common.manifest import describe_git, package_versions
 from common.models import hash_model_files, load_tokenizer
 from common.runs import read_json, utc_now, write_json
-from common.statistics import CONFIDENCE, RESAMPLES, PairedTest, mean_interval
+from common.statistics import CONFIDENCE, RESAMPLES, mean_interval
 
 PAIRED = ("loss", *MEASURES)
 
@@ -155,12 +155,6 @@ def compare_pairs(models: dict[str, dict]) -> dict[str, dict]:
         for name in models
         if name != BASE
     }
-
-
-def paired_test(models: dict[str, dict], new: str, old: str, measure: str) -> PairedTest:
-    """Pair two models item by item. Of losses, the one that falls is the gain."""
-    sign = -1.0 if measure == "loss" else 1.0
-    return PairedTest.of(new, old, {n: [sign * x for x in models[n]["item_scores"][measure]] for n in (new, old)})
 
 
 def _metadata(candidates: Sequence[Candidate], test: Loaded, decoding: Decoding, limits: Limits) -> dict:

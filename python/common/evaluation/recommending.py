@@ -60,7 +60,7 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
         if model["kind"] is None:
             continue
         why = limits.find_breaches(model)
-        gain = _loss_gain(models, name, BASE)
+        gain = paired_test(models, name, BASE)
         if not gain.shows_above(0.0):
             why.append(f"its loss is not shown to be below the base's ({_spell(gain)})")
         if why:
@@ -72,18 +72,18 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
         return {"choice": BASE, "reasons": [reason], "excluded": excluded}
 
     best = min(kept, key=lambda name: models[name]["loss"])
-    equal = [name for name in kept if name == best or not _loss_gain(models, best, name).shows_above(0.0)]
+    equal = [name for name in kept if name == best or not paired_test(models, best, name).shows_above(0.0)]
     choice = min(equal, key=lambda name: models[name]["adapter_bytes"])
     reasons = [
         f"{choice} lowers the loss over all answer tokens from {models[BASE]['loss']:.3f} to "
-        f"{models[choice]['loss']:.3f}; as the mean of items by {_spell(_loss_gain(models, choice, BASE))}."
+        f"{models[choice]['loss']:.3f}; as the mean of items by {_spell(paired_test(models, choice, BASE))}."
     ]
     if choice == best:
         reasons.append("It has the lowest loss of those that keep the limits.")
     for name in kept:
         if name == choice:
             continue
-        gain = _loss_gain(models, choice, name)
+        gain = paired_test(models, choice, name)
         size = f"{models[name]['adapter_bytes'] / MIB:.2f} MiB against {models[choice]['adapter_bytes'] / MIB:.2f}"
         if name in equal:
             reasons.append(f"{name} is as good as these items can tell ({_spell(gain)}), but larger on disk: {size}.")
@@ -92,9 +92,10 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
     return {"choice": choice, "reasons": reasons, "excluded": excluded}
 
 
-def _loss_gain(models: dict[str, dict], new: str, old: str) -> PairedTest:
-    losses = {name: [-loss for loss in models[name]["item_scores"]["loss"]] for name in (new, old)}
-    return PairedTest.of(new, old, losses)
+def paired_test(models: dict[str, dict], new: str, old: str, measure: str = "loss") -> PairedTest:
+    """Pair two models item by item. Of losses, the one that falls is the gain."""
+    sign = -1.0 if measure == "loss" else 1.0
+    return PairedTest.of(new, old, {n: [sign * x for x in models[n]["item_scores"][measure]] for n in (new, old)})
 
 
 def _spell(gain: PairedTest) -> str:

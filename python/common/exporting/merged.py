@@ -15,7 +15,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import GIB, Choice, free_disk_gib, memory_gib
 from common.methods.merging import logits_of, merge_adapter, relative_change, require_same
-from common.models import load_model, read_config
+from common.models import copy_tokenizer, load_model, read_config
 from common.weights import list_weight_files, read_shapes
 
 TRIED_ON = 8  # validation examples, or these prompts where the data are gone
@@ -27,7 +27,6 @@ PROMPTS = (
     "List three requirements of a login page.",
 )
 BYTES = {"fp32": 4, "bf16": 2}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def save_merged(base: Path, run_folder: Path, folder: Path, texts: Texts, dtype:
     del merge
     gc.collect()  # one model in memory at a time
 
-    copy_tokenizer(run_folder, base, folder, tokenizer)
+    write_tokenizer(run_folder, base, folder, tokenizer)
     saved = logits_of(load_model(folder, dtype), texts.ids)
     found["largest_change"] = relative_change(saved, unmerged)
     found["largest_difference"] = max((a - b).abs().max().item() for a, b in zip(saved, unmerged, strict=True))
@@ -116,24 +115,22 @@ def save_merged(base: Path, run_folder: Path, folder: Path, texts: Texts, dtype:
 
 def set_stops(model, tokenizer) -> None:
     """Have generation end at the template's end of turn, at the end of the sequence, and where the base ends it."""
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    stops = sorted({*stop_token_ids(tokenizer), *(token for token in own if token is not None)})
+    stops = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
     model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.bos_token_id is not None:
         model.generation_config.bos_token_id = tokenizer.bos_token_id
 
 
-def copy_tokenizer(run_folder: Path, base: Path, folder: Path, tokenizer) -> None:
-    """Copy the run's tokenizer, byte for byte but for ``add_bos_token``, and the base's sentencepiece file.
+def write_tokenizer(run_folder: Path, base: Path, folder: Path, tokenizer) -> None:
+    """Write the run's tokenizer, byte for byte but for ``add_bos_token``, and the base's sentencepiece file.
 
     Converters to GGUF read from ``add_bos_token`` whether a server puts BOS before a prompt, and some need the
     sentencepiece file.
     """
-    for source in (*(run_folder / name for name in _TOKENIZER_FILES), base / "tokenizer.model"):
-        if source.is_file():
-            shutil.copyfile(source, folder / source.name)
+    copy_tokenizer(run_folder, folder)
+    if (base / "tokenizer.model").is_file():
+        shutil.copyfile(base / "tokenizer.model", folder / "tokenizer.model")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"add_bos_token": begins_with_bos(tokenizer)}
     path.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

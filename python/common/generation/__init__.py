@@ -5,6 +5,9 @@ decoding    batched decoding of a local model: shared beginning computed once, f
 local       local models as arms
 servers     OpenAI-compatible servers as arms, Ollama among them
 arms        an arm from its name on the command line, and :func:`generate`
+programs    better prompts: instructions and demonstrations around a question
+talking     a conversation whose answers are shown while they are written
+notebooks   two calls for a notebook
 """
 
 from common.generation.answers import Answer, Decoding, Request

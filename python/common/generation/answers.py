@@ -10,8 +10,6 @@ from pathlib import Path
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 
-FINISH_REASONS = ("stop", "length", "error")  # ended by itself; cut at max_new_tokens; refused or broken
-
 
 @dataclass(frozen=True)
 class Decoding:
@@ -51,7 +49,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Text with how it ended and what it cost. Token counts are 0 where a server does not tell."""
+    """Text with how it ended and what it cost.
+
+    ``finish_reason`` is "stop" (it ended by itself), "length" (cut at max_new_tokens) or "error" (refused or broken).
+    Token counts are 0 where a server does not tell.
+    """
 
     text: str
     finish_reason: str

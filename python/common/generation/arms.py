@@ -84,10 +84,13 @@ def find_local(spec: str) -> tuple[Path, Path | None]:
     folder = Path(spec)
     if not (folder / "adapter_config.json").is_file():
         return find_model(ModelSettings(name=spec)).resolve(), None
+    path = folder / "adapter_config.json"
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(Problem(f"{folder / 'adapter_config.json'} : {error}"), ExitCode.NO_INPUT) from error
+        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError, OSError) as error:
+        problem = Problem(f"{path}: {error}", "a JSON object, as training writes it", "copy the adapter again")
+        raise UserError(problem, ExitCode.NO_INPUT) from error
     if not base:
-        raise UserError(Problem(f"{folder / 'adapter_config.json'} names no base model"), ExitCode.NO_INPUT)
+        problem = Problem(f"{path} names no base model", next_step="write its name there: base_model_name_or_path")
+        raise UserError(problem, ExitCode.NO_INPUT)
     return find_model(ModelSettings(name=base)).resolve(), folder.resolve()

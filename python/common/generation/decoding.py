@@ -14,6 +14,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from common.hardware import GIB, memory_gib
+
 MIN_SHARED_TOKENS = 32  # less is not worth its own forward pass
 MEMORY_SHARE = 0.3  # of what is free, for keys and values
 MAX_BATCH = 32
@@ -149,9 +151,8 @@ class BatchDecoder:
         if self._batch_size:
             return self._batch_size
         tokens = len(longest.prompt) + longest.max_new_tokens
-        return max(
-            1, min(MAX_BATCH, int(free_bytes(self._model.device) * MEMORY_SHARE / (tokens * self._token_bytes())))
-        )
+        free_bytes = memory_gib(self._model.device.type)[0] * GIB
+        return max(1, min(MAX_BATCH, int(free_bytes * MEMORY_SHARE / (tokens * self._token_bytes()))))
 
     def _token_bytes(self) -> int:
         """Bytes of keys and values a token takes in all layers, twice: growing them copies them."""
@@ -179,16 +180,6 @@ def noise_seed(prompt: Sequence[int], seed: int, sample: int) -> int:
     """A seed of 63 bits for one answer: the same prompt, seed and sample give the same one everywhere."""
     digest = hashlib.sha256(repr((list(prompt), seed, sample)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def free_bytes(device) -> int:
-    """Free memory of the device, in bytes."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def _choose(logits, noises: list[_Noise], temperature: float) -> list[int]:

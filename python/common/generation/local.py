@@ -52,9 +52,7 @@ class LocalModel:
         """End of turn and end of sequence by the template, and what the model itself names."""
         from common.chat import stop_token_ids
 
-        own = self.model.generation_config.eos_token_id
-        own = own if isinstance(own, list) else [own]
-        return sorted({*stop_token_ids(self.tokenizer), *(token for token in own if token is not None)})
+        return stop_token_ids(self.tokenizer, self.model.generation_config.eos_token_id)
 
     def decoder(self, batch_size: int | None = None) -> BatchDecoder:
         return BatchDecoder(self.model, self.stop_ids, self.tokenizer.pad_token_id, batch_size=batch_size)
@@ -78,9 +76,10 @@ class LocalModel:
     @cached_property
     def adapter_hashes(self) -> dict[str, str]:
         from common.hashing import sha256_of
+        from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
 
-        names = ("adapter_config.json", "adapter_model.safetensors")
-        return {name: sha256_of(self.adapter / name) for name in names} if self.adapter else {}
+        names = (CONFIG_FILE, WEIGHTS_FILE) if self.adapter else ()
+        return {name: sha256_of(self.adapter / name) for name in names}
 
     def require_base_of(self, manifest: dict) -> None:
         """Raise UserError (78) unless the base model's files are those that the run of ``manifest`` was trained on."""

@@ -8,7 +8,7 @@ import importlib
 from pathlib import Path
 
 from common import footprint
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 from common.models import read_config
 from common.runs import read_json
 from common.settings import MethodSettings
@@ -111,9 +111,9 @@ def load_adapter(model, folder: Path):
     try:
         adapted = _module(kind).load(freeze(model), folder)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        what = f"the adapter in {folder} does not fit this model: {first_line(error)}"
         raise UserError(
-            Problem(f"the adapter in {folder} does not fit this model: {reason}"), ExitCode.CONFIG
+            Problem(what, "the base it was trained on", f"see {CONFIG_FILE} there"), ExitCode.CONFIG
         ) from error
     adapted.method_kind = kind
     return adapted.requires_grad_(False).eval()
@@ -122,10 +122,17 @@ def load_adapter(model, folder: Path):
 def kind_of(folder: Path) -> str:
     """Return the kind of the adapter saved in ``folder``: lora, adapter or ptuning. Raises UserError (66, 78)."""
     if not (folder / CONFIG_FILE).is_file():
-        raise UserError(Problem(f"{folder} holds no adapter", f"{CONFIG_FILE} is missing"), ExitCode.NO_INPUT)
+        raise UserError(
+            Problem(f"{folder} holds no adapter", f"{CONFIG_FILE} is missing", "name the folder of a finished run"),
+            ExitCode.NO_INPUT,
+        )
     if not (folder / WEIGHTS_FILE).is_file():
         raise UserError(
-            Problem(f"{folder} holds no {WEIGHTS_FILE}", "safetensors only: a .bin file can run code"),
+            Problem(
+                f"{folder} holds no {WEIGHTS_FILE}",
+                "safetensors only: a .bin file can run code",
+                "save it as safetensors",
+            ),
             ExitCode.NO_INPUT,
         )
     config = read_json(folder / CONFIG_FILE)

@@ -81,7 +81,8 @@ def load_state(model, folder: Path) -> None:
 
     saved = load_file(folder / "adapter_model.safetensors")
     if saved.keys() != _own_tensors(model).keys():
-        raise UserError(Problem(f"{folder} is the checkpoint of another adapter"), ExitCode.CONFIG)
+        problem = Problem(f"{folder} is the checkpoint of another adapter", "one of these settings", "start a new run")
+        raise UserError(problem, ExitCode.CONFIG)
     set_peft_model_state_dict(model, saved)
 
 

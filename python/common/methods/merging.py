@@ -78,7 +78,8 @@ def require_same(change: float, precision: str) -> None:
     """Raise UserError (70) unless a :func:`relative_change` is small enough for the same model in ``precision``."""
     if not change <= TOLERANCE[precision]:  # also for one that is not a number
         what = f"merging changed a logit by {change:.1e} of the largest"
-        raise UserError(Problem(what, f"at most {TOLERANCE[precision]:.0e} in {precision}"), ExitCode.INTERNAL)
+        allowed = f"at most {TOLERANCE[precision]:.0e} in {precision}"
+        raise UserError(Problem(what, allowed, "" if precision == "fp32" else "merge in fp32"), ExitCode.INTERNAL)
 
 
 def logits_of(model, texts: Sequence[Sequence[int]]) -> list:

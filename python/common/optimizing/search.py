@@ -12,9 +12,10 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from common.data.examples import Example
 from common.errors import ExitCode, Problem, UserError
@@ -22,6 +23,7 @@ from common.generation import Decoding
 from common.generation.answers import AnswerCache
 from common.generation.arms import Arm
 from common.generation.programs import SEARCH_KEY
+from common.runs.line import write_over
 from common.scoring import Metric
 
 PASS_MARK = 0.9  # an own answer scored so high may become a demonstration
@@ -47,18 +49,18 @@ class Task:
     record: dict = field(default_factory=dict)  # what else the result says about itself
 
 
-def search_program(task: Task, cache: AnswerCache, progress: Callable[[str], None]) -> dict:
+def search_program(task: Task, cache: AnswerCache, stream: TextIO) -> dict:
     """Run the search and return the best program: the JSON state of a DSPy program, with how it was found.
 
-    The result holds no time and no path of this machine: equal tasks give equal programs. Raises UserError: 65 when a
-    prompt does not fit the model, 69 when a server stays away.
+    ``stream`` is told how far it is. The result holds no time and no path of this machine: equal tasks give equal
+    programs. Raises UserError: 65 when a prompt does not fit the model, 69 when a server stays away.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # nothing is fetched
     import dspy
 
     from common.optimizing.program import Answerer, ArmEngine, Asker, SearchEnded, TurnsAdapter, as_dspy
 
-    told = _Teller(progress)
+    told = _Teller(stream)
     asker = Asker(task.arm, task.decoding, cache, told.count)
     pool = [as_dspy(example) for example in task.shown]
     student = Answerer(asker, pool if task.in_batches else [])
@@ -189,24 +191,26 @@ def _outcome(plain: float, chosen: dict) -> str:
 
 
 class _Teller:
-    """Turns what happens in a search into lines for a person."""
+    """Turns what happens in a search into lines for a person: off a terminal, one a trial."""
 
-    def __init__(self, progress: Callable[[str], None]):
-        self._progress, self._stage = progress, ""
+    def __init__(self, stream: TextIO):
+        self._stream, self._stage = stream, ""
 
     def begin(self, stage: str) -> None:
         self._stage = stage
-        self._progress(stage)
+        write_over(self._stream, stage)
 
     def count(self, asked: int) -> None:
-        self._progress(f"{self._stage}, {asked} answers")
+        write_over(self._stream, f"{self._stage}, {asked} answers")
 
     def finish(self, history: list[dict]) -> None:
         best = max(trial["score"] for trial in history)
         last = history[-1]
-        self._progress(
+        write_over(
+            self._stream,
             f"trial {last['trial']}: {100 * last['score']:.1f} % with {len(last['demonstrations'])} demonstrations"
-            f"{' and instructions' if last['instructions'] else ''} (best {100 * best:.1f} %)\n"
+            f"{' and instructions' if last['instructions'] else ''} (best {100 * best:.1f} %)",
+            last=True,
         )
 
 

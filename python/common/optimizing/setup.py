@@ -4,7 +4,6 @@ import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 from common.comparison.setup import data_rules, locate
 from common.data import Example, load_examples
@@ -13,10 +12,12 @@ from common.generation import Decoding, open_arm
 from common.generation.answers import AnswerCache
 from common.generation.local import LocalArm
 from common.generation.programs import PROGRAM_FILE
+from common.hardware import pick_precision
 from common.optimizing.search import Task
-from common.runs import check_run_name, runs_dir
+from common.recipes import load_recipe, portable_path
+from common.runs import ROOT, check_run_name, runs_dir
 from common.scoring import load_metric
-from common.settings import ROOT, EvaluationSettings, Recipe, load_recipe, portable_path
+from common.settings import EvaluationSettings, Recipe
 
 FEWEST_DEV = 4
 DEV_SHARE = 1 / 3  # of the rows, at most
@@ -39,10 +40,14 @@ def set_up(args: argparse.Namespace) -> tuple[Task, AnswerCache, Path]:
     check_writable(str(output.parent))
     train = load_examples(locate(args.train), **data_rules({"settings": recipe.to_dict() if recipe else {}}))
     shown, dev = split_rows(train.examples, args.dev, args.demonstrations, args.seed)
-    arm = open_arm("model", args.model, precision=_precision(recipe))
+    precision = pick_precision(recipe.model.precision if recipe else "auto").value
+    arm = open_arm("model", args.model, precision=precision)
     proposer, note = _open_proposer(args, arm)
     if proposer is None and not args.demonstrations:
-        raise UserError(Problem("there is nothing to search for", "demonstrations, or a --proposer"), ExitCode.USAGE)
+        raise UserError(
+            Problem("there is nothing to search for", "demonstrations, or a --proposer", "--demonstrations 2"),
+            ExitCode.USAGE,
+        )
     record = {
         "data": {"path": portable_path(Path(train.path)), "rows": train.rows, "sha256": train.sha256},
         "notes": [note] if note else [],
@@ -75,19 +80,6 @@ def split_rows(
     return ordered[count:], ordered[:count]
 
 
-class Progress:
-    """Tells how a search goes: on a terminal a line that is written over, else a line when a trial is done."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def __call__(self, text: str) -> None:
-        if self._stream.isatty():
-            print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
-        elif text.endswith("\n"):
-            print(text, end="", file=self._stream, flush=True)
-
-
 def _fill_in(args: argparse.Namespace, recipe: Recipe | None) -> None:
     if recipe is not None:
         args.model = args.model or recipe.model.name
@@ -107,12 +99,6 @@ def _fill_in(args: argparse.Namespace, recipe: Recipe | None) -> None:
         )
     if args.output and not args.output.endswith(".json"):
         args.output = str(Path(args.output) / PROGRAM_FILE)
-
-
-def _precision(recipe: Recipe | None) -> str:
-    from common.hardware import pick_device, pick_precision
-
-    return pick_precision(recipe.model.precision if recipe else "auto", pick_device().value).value
 
 
 def _open_proposer(args: argparse.Namespace, arm) -> tuple:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from common import models, runs
 from common.errors import ExitCode, Problem, UserError
-from common.methods.kinds import WEIGHTS_FILE
+from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
 from common.options import MEDICAL_OPTIONS
 from common.pipeline.stages import Stage
+from common.recipes import load_recipe, recipe_files
 from common.runs import launch
-from common.settings import ModelSettings, load_recipe, recipe_files
+from common.runs.folders import DONE_FILE
+from common.settings import ModelSettings
 
 METHODS = {
     "qlora": {"--lora_r": "method.rank", "--lora_alpha": "method.alpha"},
@@ -97,7 +99,7 @@ def _training_stages(args, splits: Path, suffix: str) -> list[Stage]:
         inputs += _model_files(args.model_name or model.name, None if args.model_name else model.revision)
         command = launch.command_line(f"python/train_{method}.py", *words)
         needs = [] if args.skip_data_prep else ["data"]
-        outputs = [runs.runs_dir() / run / name for name in ("DONE.json", "adapter_config.json", WEIGHTS_FILE)]
+        outputs = [runs.runs_dir() / run / name for name in (DONE_FILE, CONFIG_FILE, WEIGHTS_FILE)]
         stages.append(Stage(method, command, inputs=inputs, outputs=outputs, needs=needs, run=run))
     return stages
 
@@ -112,7 +114,7 @@ def _evaluation_stage(args, splits: Path, folder: Path, suffix: str) -> Stage:
     command += ["--check_merge"] * args.smoke
     skipped = {method for method in METHODS if getattr(args, f"skip_{method}")}
     places = {method: runs.runs_dir() / _run_name(method, suffix) for method in METHODS}
-    there = {method for method in skipped if (places[method] / "DONE.json").is_file()}
+    there = {method for method in skipped if (places[method] / DONE_FILE).is_file()}
 
     def name_models(done: set[str]) -> list[str]:
         return [f"--{method}_model={places[method]}" for method in METHODS if method in done | there]

@@ -8,11 +8,11 @@ from typing import Any
 from common.checkpoints import COMMIT, is_committed, list_checkpoints
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
+from common.methods.kinds import WEIGHTS_FILE
 from common.runs import read_json
+from common.runs.folders import DONE_FILE
 from common.runs.run import METRICS_FILE
 
-ADAPTER = "adapter_model.safetensors"
-DONE = "DONE.json"
 # The trainer's log in a checkpoint lacks an evaluation that was made between that save and a kill; read_losses has it.
 _MAY_DIFFER = (COMMIT, "trainer_state.json")
 _NAMES_ITS_RUN = ("README.md", "training_info.json")  # they hold the run's name, its memory and its times
@@ -24,7 +24,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     ``other_files`` maps what else must be equal, the last checkpoint's files among them, to True or False. The step in
     ``curves_part_at`` is None when every logged loss, in every attempt of either run, is the same number.
     """
-    hashes = [sha256_of(_require(folder / ADAPTER)) for folder in (first, second)]
+    hashes = [sha256_of(_require(folder / WEIGHTS_FILE)) for folder in (first, second)]
     left, right = _hash_results(first), _hash_results(second)
     return {
         "sha256": hashes,
@@ -60,8 +60,8 @@ def find_parting(first: Mapping[int, set], second: Mapping[int, set]) -> int | N
 
 def _hash_results(folder: Path) -> dict[str, str]:
     """Return name → sha256 of everything that must be equal in two runs of one training, the adapter aside."""
-    finished = read_json(_require(folder / DONE))["files"]
-    hashes = {name: sha256_of(folder / name) for name in finished if name not in (*_NAMES_ITS_RUN, ADAPTER)}
+    finished = read_json(_require(folder / DONE_FILE))["files"]
+    hashes = {name: sha256_of(folder / name) for name in finished if name not in (*_NAMES_ITS_RUN, WEIGHTS_FILE)}
     last = [checkpoint for checkpoint in list_checkpoints(folder) if is_committed(checkpoint)][-1]
     files = (path for path in last.rglob("*") if path.is_file() and path.name not in _MAY_DIFFER)
     return hashes | {str(path.relative_to(folder)): sha256_of(path) for path in files}

@@ -9,13 +9,14 @@ from common import checks, hardware, models
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.manifest import LOCK_FILE, describe_git, package_versions
-from common.runs import check_available, read_json, read_status, run_folder
+from common.recipes import restore_recipe
+from common.runs import ROOT, check_available, read_json, read_status, run_folder
 from common.runs.folders import MANIFEST_FILE
 from common.runs.lock import held_error, read_holder
-from common.settings import ROOT, Recipe
 
 REPORT = "reproduction.json"
 _CODE = ("python", "scripts")
+_REMEDY = "put back what was there, or FORCE=1"
 
 
 def compare_with_manifest(manifest: Mapping[str, Any]) -> tuple[list[checks.Check], list[str]]:
@@ -33,30 +34,33 @@ def compare_with_manifest(manifest: Mapping[str, Any]) -> tuple[list[checks.Chec
 
 
 def _check_settings(manifest: Mapping[str, Any]) -> str:
-    recipe = Recipe.from_dict(manifest["settings"])
+    recipe = restore_recipe(manifest["settings"])
     return f"recipe {recipe.name}, seed {recipe.training.seed}, {recipe.training.threads} threads"
 
 
 def _check_data(entry: Mapping[str, Any]) -> str:
     path = ROOT / entry["path"]
     if not path.is_file():
-        raise UserError(Problem(f"{entry['path']} is missing", _wanted(entry["sha256"])), ExitCode.NO_INPUT)
+        problem = Problem(f"{entry['path']} is missing", _wanted(entry["sha256"]), "put it back where it was")
+        raise UserError(problem, ExitCode.NO_INPUT)
     found = sha256_of(path)
     if found != entry["sha256"]:
         what = f"{entry['path']} is another file, sha256 {found[:16]}…"
-        raise UserError(Problem(what, _wanted(entry["sha256"])), ExitCode.CONFIG)
+        raise UserError(Problem(what, _wanted(entry["sha256"]), _REMEDY), ExitCode.CONFIG)
     return f"{entry['path']}, {entry['examples']} examples, as it was"
 
 
 def _check_model(manifest: Mapping[str, Any]) -> str:
-    folder = models.find_model(Recipe.from_dict(manifest["settings"]).model)
+    folder = models.find_model(restore_recipe(manifest["settings"]).model)
     wanted, found = manifest["model"]["files"], models.hash_model_files(folder)
     problems = [
-        Problem(f"{folder / name} is " + ("another file" if name in found else "missing"), _wanted(digest))
+        Problem(f"{folder / name} is " + ("another file" if name in found else "missing"), _wanted(digest), _REMEDY)
         for name, digest in wanted.items()
         if found.get(name) != digest
     ]
-    problems += [Problem(f"{folder / name} was not there") for name in sorted(found.keys() - wanted.keys())]
+    problems += [
+        Problem(f"{folder / name} was not there", next_step=_REMEDY) for name in sorted(found.keys() - wanted.keys())
+    ]
     if problems:
         raise UserError(problems, ExitCode.CONFIG)
     return f"{folder}, {len(wanted)} files, as they were"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ExitCode, Problem, UserError
+from common.recipes import load_recipe
 from common.reliability.ground import clear_ground
 from common.runs import ROOT, runs_dir
-from common.settings import load_recipe
 
 RUN = "overhead"
 
@@ -78,7 +78,7 @@ def measure_overhead(recipe: str, *, smoke: bool) -> dict[str, Any]:
 
 def _set_up(watch: Stopwatch) -> Stopwatch:
     from common import checkpoints
-    from common.progress import RunCallback
+    from common.epochs import Epochs
     from common.runs import Run
     from common.training import RecipeTrainer
 
@@ -89,7 +89,7 @@ def _set_up(watch: Stopwatch) -> Stopwatch:
         watch.put_around(checkpoints, name, "commits")
     for name in ("update_status", "append_metrics", "stop_requested"):
         watch.put_around(Run, name, "status")
-    watch.put_around(RunCallback, "_write_epochs", "status")
+    watch.put_around(Epochs, "write", "status")
     return watch
 
 

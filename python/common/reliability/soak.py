@@ -6,25 +6,24 @@ step, or inside a save. A kill counts as inside a save only if an uncommitted ch
 """
 
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common import hardware
+from common.calling import call
 from common.errors import ExitCode, Problem, UserError
 from common.manifest import describe_git, package_versions
 from common.reliability.comparing import compare_runs, differing_files
 from common.reliability.ground import clear_ground
 from common.reliability.watching import Watch, committed_step, save_duration_s
-from common.runs import ROOT, read_json, read_status, runs_dir, utc_now
+from common.runs import read_json, read_status, runs_dir, utc_now
 from common.runs.ending import end_leftovers, find_leftovers, wait_for_end
 from common.runs.lock import is_held
+from common.runs.log import LOG_FILE
 
 ALONE, SURVIVOR = "uninterrupted", "survivor"
 _OFTEN = ("--set", "training.save_every_minutes=0.01")  # more saves to kill; the result does not depend on it
@@ -81,19 +80,11 @@ class Soak:
         self.save_s = save_duration_s(self.folder / ALONE)
 
     def _start(self, name: str, *more: str) -> None:
-        self._call("start_run.py", "--recipe", self.recipe, "--run", name, *self.options, *more)
+        call(self.folder, "start_run.py", "--recipe", self.recipe, "--run", name, *self.options, *more)
 
     def _resume(self) -> None:
-        self._call("resume_run.py", "--run", SURVIVOR)
+        call(self.folder, "resume_run.py", "--run", SURVIVOR)
         self.resumed += 1
-
-    def _call(self, command: str, *words: str) -> None:
-        """Run one of the user's commands; its last words become the error when it fails."""
-        environment = os.environ | {"RECETARIO_RUNS": str(self.folder)}
-        line = [sys.executable, str(ROOT / "python" / command), *words]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(Problem(f"{command} failed: {done.stderr.strip()[-1500:]}"), ExitCode(done.returncode))
 
     def _wait(self, name: str) -> None:
         """Wait until the run has ended; UserError 70 when it did not complete."""
@@ -102,7 +93,9 @@ class Soak:
         status = read_status(self.folder / name)
         if status["state"] != "completed":
             lines = "; ".join(status["last_log_lines"])
-            raise UserError(Problem(f"{name} is {status['state']}: {status['reason']}; {lines}"), ExitCode.INTERNAL)
+            what = f"{name} is {status['state']}: {status['reason']}; {lines}"
+            problem = Problem(what, next_step=f"its log is {self.folder / name / LOG_FILE}")
+            raise UserError(problem, ExitCode.INTERNAL)
 
     # --------------------------------------------------------------------------------------------------------- killing
 

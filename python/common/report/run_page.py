@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.epochs import EPOCH_INFO
 from common.report import curves
 from common.report.page import open_templates
 from common.runs import ROOT, read_status
+from common.runs.folders import DONE_FILE, MANIFEST_FILE
 from common.runs.history import read_metrics, read_warnings
 from common.runs.results import read_json_if_there
 from common.runs.view import format_duration
@@ -29,7 +31,7 @@ def write_run_page(folder: Path) -> Path:
 
 def is_of_run(report: Path) -> bool:
     """True for the report of a comparison that lies where a run keeps its own: runs/NAME/compare/report.json."""
-    return report.parent.name == "compare" and (report.parent.parent / "run.json").is_file()
+    return report.parent.name == "compare" and (report.parent.parent / MANIFEST_FILE).is_file()
 
 
 def render_run_page(folder: Path) -> str:
@@ -46,8 +48,8 @@ def render_run_page(folder: Path) -> str:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return all that the files of a run say, by file; empty where one is missing."""
     status = read_status(folder, log_lines=0)
-    done = read_json_if_there(folder / "DONE.json") or {}
-    manifest = read_json_if_there(folder / "run.json") or {}
+    done = read_json_if_there(folder / DONE_FILE) or {}
+    manifest = read_json_if_there(folder / MANIFEST_FILE) or {}
     return {
         "name": folder.name,
         "folder": folder,
@@ -58,7 +60,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "settings": manifest.get("settings") or {},
         "plan": manifest.get("plan") or {},
         "info": read_json_if_there(folder / "training_info.json") or {},
-        "epochs": read_json_if_there(folder / "epoch_info.json") or [],
+        "epochs": read_json_if_there(folder / EPOCH_INFO) or [],
         "metrics": read_metrics(folder),
         "comparison": read_json_if_there(folder / "compare" / "report.json") or {},
         "done": done,

@@ -8,6 +8,10 @@
     run         class Run: what a training command holds while it trains
     status      what anyone else may read: state, progress, and why a run is not running
     launch      starting a run, in the foreground or the background (imported by the commands that do)
+    ending      ending one from outside
+    choose      which run a command means when none is named
+    history     losses, metrics and warnings so far, and results what came of a run
+    view, line  runs on a screen: tables, the live view, a line that is written over
 
 A training command does::
 
@@ -21,7 +25,6 @@ A training command does::
 
 from common.runs.claim import check_available, free_name
 from common.runs.folders import (
-    RESERVED_NAMES,
     ROOT,
     check_run_name,
     list_runs,
@@ -32,14 +35,10 @@ from common.runs.folders import (
     write_json,
 )
 from common.runs.run import Run
-from common.runs.status import FINAL_STATES, STATES, read_status
+from common.runs.status import read_status
 
 __all__ = [
-    "FINAL_STATES",
-    "RESERVED_NAMES",
     "ROOT",
-    "RUNS_DIR",
-    "STATES",
     "Run",
     "check_available",
     "check_run_name",
@@ -52,10 +51,3 @@ __all__ = [
     "utc_now",
     "write_json",
 ]
-
-
-def __getattr__(name: str):
-    """Serve ``RUNS_DIR`` afresh each time, so that RECETARIO_RUNS may be set after the import."""
-    if name == "RUNS_DIR":
-        return runs_dir()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ from common.errors import ExitCode, Problem, UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFEST_FILE = "run.json"
+DONE_FILE = "DONE.json"  # written last: the sha256 of every file of the finished adapter
 RESERVED_NAMES = ("data", "models", "bench", "soak", "cache", "dspy")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -80,12 +81,16 @@ def write_json(path: Path | str, value, *, durable: bool = True) -> None:
     With ``durable`` the file and its folder are synced, so a power cut cannot lose it; status updates, which come
     every second and may be lost, go without. Numbers that are not finite become null, because JSON has none.
     """
-    path = Path(path)
     text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False, default=str) + "\n"
+    replace_file(Path(path), text.encode(), durable=durable)
+
+
+def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` by ``content`` in one step; see :func:`write_json`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""A line at the bottom of a terminal that is written over and over: how far something is."""
+"""A line of a terminal that is written over and over: how far something is."""
 
 import os
 import time
@@ -6,6 +6,15 @@ from contextlib import suppress
 from typing import TextIO
 
 _LEAST_INTERVAL_S = 0.1
+_OVER = "\r\x1b[K"  # back to the beginning of the line, and empty it
+
+
+def write_over(stream: TextIO, text: str, *, last: bool = False) -> None:
+    """Write ``text`` over the line before it on a terminal; elsewhere only the ``last`` of such lines is written."""
+    if stream.isatty():
+        print(f"{_OVER}{text}", end="\n" if last else "", file=stream, flush=True)
+    elif last:
+        print(text, file=stream, flush=True)
 
 
 class StatusLine:
@@ -41,5 +50,5 @@ class StatusLine:
     def _write(self, text: str) -> None:
         if self._terminal is not None:
             with suppress(OSError, ValueError):
-                self._terminal.write(f"\r\x1b[K{text}")
+                self._terminal.write(f"{_OVER}{text}")
                 self._terminal.flush()

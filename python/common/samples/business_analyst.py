@@ -7,6 +7,7 @@ concept come back in it.
 
 from collections.abc import Mapping, Sequence
 
+from common.data.business_analyst_rows import ID_PREFIXES
 from common.samples.dice import Dice
 from common.samples.phrases import load_phrases, load_worlds, make_filler
 
@@ -22,14 +23,11 @@ ITEM_COUNTS = {  # how many entries a section has, and how often
 }
 PURPOSE = 0.4  # of the descriptions say in a second sentence what it is good for
 PRIORITIES = {"High": 0.45, "Medium": 0.35, "Low": 0.2}
-ID_PREFIXES = {"functional": "FR", "non_functional": "NFR", "constraints": "C"}
 KEYS = {
     "functional": "functional_requirements",
     "non_functional": "non_functional_requirements",
     "constraints": "constraints",
 }
-TITLE_CHARACTERS = (10, 100)
-DESCRIPTION_CHARACTERS_MIN = 50
 
 
 def generate_dataset(seed: int) -> dict[str, list[dict]]:
@@ -90,7 +88,7 @@ def write_example(language: str, world: Mapping, kind: Mapping, features: Sequen
         texts = wanted[section] + [fill(pattern) for pattern in dice.shuffle(patterns)]
         document[KEYS[section]] = [
             {
-                "id": f"{ID_PREFIXES[section]}{number:03d}",
+                "id": f"{ID_PREFIXES[KEYS[section]]}{number:03d}",
                 "description": text,
                 "priority": dice.weighted(PRIORITIES),
             }

@@ -1,11 +1,11 @@
 """Writing generated rows to disk: complete or not at all, and never over a file somebody changed."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
+from common.runs.folders import replace_file
 
 
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Mapping]], *, force: bool = False) -> dict[Path, str]:
@@ -27,7 +27,7 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Mapping]], *, force
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():
             if present[path] != content:
-                _replace(path, content)
+                replace_file(path, content)
     except OSError as error:
         problem = Problem(
             f"cannot write {error.filename or folder} ({error.strerror})", next_step="choose another --output"
@@ -39,15 +39,3 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Mapping]], *, force
 def encode_rows(rows: Iterable[Mapping]) -> bytes:
     """Return ``rows`` as JSON Lines: UTF-8, accents kept, keys in the order given, a line feed after each."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -28,7 +28,6 @@ LEVELS = (
     ("urgent", "normal", "later"),
     ("alta", "media", "baja"),
 )
-CODE_FORMATS = ("{code}{n:03d}", "{code}{n:02d}", "{code}{n}", "{code}-{n}", "{code}-{n:03d}", "{n}")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ def model_card(
 
     method = manifest["settings"]["method"]["kind"]
     base = base or info["base_model"]
-    on_hub = hub_id(base) if not any((place / base).is_dir() for place in (Path(), ROOT)) else None
     precision = info["precision"]
     return (
         open_templates(autoescape=False)
@@ -50,7 +49,7 @@ def model_card(
             name=name,
             recipe=manifest["recipe"],
             base=Path(base).name if Path(base).is_absolute() else base,
-            base_on_hub=on_hub,
+            base_on_hub=name_on_hub(base),
             revision=manifest["settings"]["model"].get("revision"),
             licence=licence or "other",
             licence_known=licence is not None,
@@ -68,6 +67,11 @@ def model_card(
             hardware=manifest.get("hardware", {}).get("cpu"),
         )
     )
+
+
+def name_on_hub(base: str) -> str | None:
+    """Return ``base`` if that is a model's name on the hub, None if it is a folder of this machine."""
+    return None if any((place / base).is_dir() for place in (Path(), ROOT)) else hub_id(base)
 
 
 def card_of_run(name: str, folder: Path, *, base: str | None = None, licence: str | None = None) -> str:

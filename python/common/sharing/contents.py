@@ -17,9 +17,9 @@ from typing import Any
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
-from common.models import hub_id
-from common.runs import ROOT, read_json
-from common.sharing.card import card_of_run, find_licence
+from common.runs import read_json
+from common.runs.folders import DONE_FILE
+from common.sharing.card import card_of_run, find_licence, name_on_hub
 
 CARD = "README.md"
 ALLOWED = (
@@ -47,7 +47,10 @@ def collect(name: str, folder: Path, *, base: str | None = None, licence: str | 
     contents: Contents = {file: folder / file for file in ALLOWED if (folder / file).is_file()}
     missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE, "training_info.json") if file not in contents]
     if missing:
-        raise UserError(Problem(f"{folder} has no {', '.join(missing)}"), ExitCode.NO_INPUT)
+        problem = Problem(
+            f"{folder} has no {', '.join(missing)}", "a finished run as it was left", f"make reproduce RUN={name}"
+        )
+        raise UserError(problem, ExitCode.NO_INPUT)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if done["files"].get(file) != sha256_of(folder / file):
             what = f"{folder / file} is not what the training wrote (its sha256 differs from DONE.json's)"
@@ -79,7 +82,7 @@ def local_base(contents: Contents) -> str | None:
     """Return the base's name where it is a folder of this machine, which nobody else can load."""
     config = contents[CONFIG_FILE]
     base = json.loads(config.read_bytes() if isinstance(config, Path) else config)["base_model_name_or_path"]
-    return base if not hub_id(base) or any((place / base).is_dir() for place in (Path(), ROOT)) else None
+    return None if name_on_hub(base) else base
 
 
 def size_of(content: bytes | Path) -> int:
@@ -123,7 +126,7 @@ def _own_names() -> list[tuple[str, str]]:
 
 def _read_done(name: str, folder: Path) -> dict[str, Any]:
     try:
-        return read_json(folder / "DONE.json")
+        return read_json(folder / DONE_FILE)
     except UserError:
         what = f"run '{name}' is not finished: {folder} has no DONE.json"
         raise UserError(Problem(what, "a finished run", f"make resume RUN={name}"), ExitCode.NO_INPUT) from None

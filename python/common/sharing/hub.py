@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import ExitCode, Problem, UserError
+from common.errors import ExitCode, Problem, UserError, first_line
 from common.sharing.contents import Contents
 
 _LOGIN = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
@@ -70,16 +70,14 @@ def named_errors(repo: str, next_step: str = "") -> Iterator[None]:
     except HfHubHTTPError as error:
         raise UserError(_explain(repo, error, next_step), ExitCode.UNAVAILABLE) from error
     except (httpx.HTTPError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         step = next_step or "try again with a network; DRY_RUN=1 works without"
-        raise UserError(
-            Problem(f"the hub cannot be reached ({reason})", next_step=step), ExitCode.UNAVAILABLE
-        ) from error
+        problem = Problem(f"the hub cannot be reached ({first_line(error)})", next_step=step)
+        raise UserError(problem, ExitCode.UNAVAILABLE) from error
 
 
 def _explain(repo: str, error, next_step: str) -> Problem:
     status = error.response.status_code if error.response is not None else None
-    said = getattr(error, "server_message", None) or str(error).splitlines()[0]
+    said = getattr(error, "server_message", None) or first_line(error)
     said = " ".join(said.split())[:200]
     if status == 401:
         return Problem(f"the hub does not know this token ({said})", "one that may write", _LOGIN)
