@@ -23,7 +23,8 @@ def print_plan(job: Job, plan: Plan, options: Sequence[Option]) -> None:
         for number, line in enumerate(lines):
             print(f"  {title if not number else '':<8}{line}")
     if options:
-        print("\nwhat would save memory:" if plan.fits else "\nit does not fit; what would save memory:")
+        print("\nwhat would save memory" if plan.fits else "\nit does not fit; what would save memory", end="")
+        print(' (to make: SET="…", with what stands after each --set):')
         width = max(len(option.change) for option in options)
         for option in options:
             mark = "" if option.memory_gib <= plan.available_gib else ", still too much"
