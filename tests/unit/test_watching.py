@@ -70,12 +70,13 @@ def test_the_live_view_shows_the_run_and_what_ended(working, folder):
     full = [{field: record.get(field) for field in status.FIELDS} for record in records]
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=150)
+    console = Console(file=io.StringIO(), width=80)
     console.print(view.draw(full))
     text = console.file.getvalue()
     assert text.startswith("1 of 2 runs at work")
     assert text.index("mine  training  demo") < text.index("early  completed  other")
-    assert "step 5/10   loss 0.5000 █▆▅▃▁   800 tokens/s   eta 0:01:" in text and "next save in 0:00:4" in text
+    assert "50%   step 5/10   800 tokens/s   eta 0:01:" in text and "loss 0.5000 █▆▅▃▁" in text
+    assert "(peak " in text and "next save in 0:00:4" in text  # nothing of it falls off a usual terminal
 
 
 def test_after_the_end_there_is_no_estimate_left(folder):
