@@ -41,7 +41,7 @@ def _data(plan: Plan) -> list[str]:
 
 
 def _time(plan: Plan) -> list[str]:
-    steps = f"{plan.steps:,} steps ({plan.epochs:g} epochs of {plan.steps_per_epoch:,})"
+    steps = f"{plan.steps:,} steps ({plan.epochs:.3g} epochs of {plan.steps_per_epoch:,})"
     if plan.train_s is None:
         return [f"{steps}; how long was not measured"]
     return [
