@@ -7,6 +7,8 @@ from common.planning.options import Option
 from common.planning.planning import Plan
 from common.runs.view import format_duration
 
+_DISTURBED = 0.5  # spread of the repeats of one step; 0.02 to 0.13 on a quiet machine (ten plans, 2026-11-25)
+
 
 def print_plan(job: Job, plan: Plan, options: Sequence[Option]) -> None:
     """Print the plan for people: assumptions first, then time, memory and disk, then what could be changed."""
@@ -49,7 +51,13 @@ def _time(plan: Plan) -> list[str]:
         f"between {format_duration(plan.low_s)} and {format_duration(plan.high_s)}",
         f"first checkpoint after {format_duration(plan.first_checkpoint_s)}; "
         f"an evaluation {_seconds(plan.evaluation_s)}, a checkpoint {_seconds(plan.save_s)}",
+        *_disturbance(plan),
     ]
+
+
+def _disturbance(plan: Plan) -> list[str]:
+    spread = plan.slice["spread"] if plan.slice else 0.0
+    return [f"repeats of one step differed by {spread:.0%}: other programs ran"] if spread >= _DISTURBED else []
 
 
 def _memory(job: Job, plan: Plan) -> list[str]:
