@@ -56,7 +56,7 @@ train-peft-v3: ## recipe utn-qlora: Llama-3.2-3B with QLoRA on one 8 GB card, th
 	@scripts/train.sh --default-recipe utn-qlora
 train-mps: ## recipe yoda-mps: Phi-3-mini on a Mac, a CUDA card or a CPU, through TRL
 	@scripts/train.sh --default-recipe yoda-mps
-pipeline: ## data, these three trainings and their evaluation; what is done is not done again (DATA= MODEL= OUTPUT= SMOKE=1)
+pipeline: ## data, the three medical trainings and their evaluation; what is done is not done again (DATA= MODEL= OUTPUT= SMOKE=1)
 	@scripts/call.sh run_all DATA=--input_data MODEL=--model_name OUTPUT=--output_dir SMOKE=--smoke!
 search-rate: ## train a recipe once a learning rate and compare on its validation data (RECIPE= RATES="1e-4 3e-4" SEEDS= SMOKE=1)
 	@scripts/call.sh search_rate RECIPE=--recipe RATES=--rates SEEDS=--seeds SMOKE=--smoke!

@@ -23,7 +23,7 @@ def main() -> None:
     args = build_parser().parse_args()
     for name in ("steps", "repeats"):
         if getattr(args, name) < 1:
-            raise UserError(Problem(f"--{name} is {getattr(args, name)}", "at least 1"), ExitCode.USAGE)
+            raise UserError(Problem(f"--{name} is {getattr(args, name)}", "at least 1", f"--{name} 3"), ExitCode.USAGE)
     if args.worker:
         from common.benchmarks.apart import print_figures
         from common.benchmarks.trainings import run_arm
@@ -88,9 +88,9 @@ def build_parser() -> CommandParser:
 
 def random_model(layers: int) -> Path:
     """Return the random model of so many layers, written first if it is not there yet."""
-    from common.runs import runs_dir
+    from common.random_model import default_folder
 
-    folder = runs_dir() / "models" / f"random-mistral-7b-{layers}layers"
+    folder = default_folder("mistral-7b", layers)
     if not folder.is_dir():
         command = [sys.executable, str(Path(__file__).with_name("make_random_model.py")), "--layers", str(layers)]
         subprocess.run(command, check=True)

@@ -2,7 +2,7 @@
 
   python python/download_model.py mistralai/Mistral-7B-Instruct-v0.1 --revision ec5deb64f2c6e6fa90c1abf74a91d5c93a9669ca
 
-The only command that uses the network. A gated model needs `hf auth login` or HF_TOKEN; a token is never an option.
+Only this and publish_run.py need the hub. A gated model needs `hf auth login` or HF_TOKEN; a token is never an option.
 """
 
 import shutil

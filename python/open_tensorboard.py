@@ -3,8 +3,8 @@
 It listens on localhost: from another machine, ssh -L 6006:localhost:6006 brings it to you.
 """
 
+import os
 import socket
-import subprocess
 import sys
 
 from common import runs
@@ -14,7 +14,7 @@ from common.runs.choose import choose_run
 HOST = "localhost"
 
 
-def main() -> int:
+def main() -> None:
     parser = CommandParser(prog="open_tensorboard.py", description=__doc__)
     parser.add_argument("--run", metavar="NAME", help="this run only (default: all)")
     parser.add_argument("--port", type=int, default=6006, help="port on localhost")
@@ -28,10 +28,7 @@ def main() -> int:
         raise UserError(problem, ExitCode.NO_INPUT)
     require_free(options.port)
     words = ["--logdir", str(folder), "--host", HOST, "--port", str(options.port)]
-    try:
-        return subprocess.run([sys.executable, "-m", "tensorboard.main", *words], check=False).returncode
-    except KeyboardInterrupt:
-        return ExitCode.OK
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *words])  # so a signal to us ends it
 
 
 def require_free(port: int) -> None:

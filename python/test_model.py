@@ -27,7 +27,9 @@ def main() -> None:
         raise UserError(Problem("too many models", "one, or two side by side"), ExitCode.USAGE)
     interactive = args.interactive or (not args.batch and sys.stdin.isatty())
     if not interactive and not args.batch:
-        raise UserError(Problem("no terminal to talk at", "--batch answers predefined prompts"), ExitCode.USAGE)
+        raise UserError(
+            Problem("no terminal to talk at", "--batch (of make, BATCH=1) answers predefined prompts"), ExitCode.USAGE
+        )
 
     precision = args.precision or "fp32"
     if args.run or args.finished:

@@ -24,6 +24,7 @@ main() {
   "$PYTHON_BIN" python/watch_run.py --run "$NAME"
   say "comparing the plain, the prompted and the tuned model"
   "$PYTHON_BIN" python/compare_ba_models.py --run "$NAME"
+  say "make chat RUN=$NAME talks to it; $(ask folder)/report.html explains the training; README.md goes on with your own data"
 }
 
 train_unless_done() {

@@ -5,6 +5,7 @@ is missing or unexpected is an error, not a warning.
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -169,6 +170,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    if hardware.pick_device().value == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where a library imports it, warns of no GPU
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)

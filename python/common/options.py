@@ -1,6 +1,7 @@
 """The command line of a training command: the recipe's numbers as options, and how they are merged with the YAML."""
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from common.recipes import load_recipe
 from common.schema import read_value
 from common.settings import GROUPS, Recipe
 
+_NEXT_SETTING = re.compile(r"\s+(?=[a-z_]+\.[a-z_]+=)")
 # What the medical commands share: the names their users know, and those that the launchers use.
 MEDICAL_OPTIONS = {
     "--model_name": "model.name",
@@ -86,9 +88,12 @@ def _read_given(args: argparse.Namespace, options: Mapping[str, str]) -> dict[st
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, tuple[Any, str]]:
-    """Return what the words of --set give, as :func:`load_recipe` takes it. Raises UserError (64)."""
+    """Return what the words of --set give, as :func:`load_recipe` takes it; of make, one SET= holds several of them.
+
+    Raises UserError (64).
+    """
     given = {}
-    for text in texts:
+    for text in (word for several in texts for word in _NEXT_SETTING.split(several.strip())):
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(Problem(f"--set {text}", "write --set GROUP.KEY=VALUE"), ExitCode.USAGE)

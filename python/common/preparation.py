@@ -13,9 +13,9 @@ from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.manifest import describe_run
 from common.planning.records import find_plan
-from common.runs import Run, check_available, read_json, run_folder, runs_dir
+from common.runs import ROOT, Run, check_available, read_json, run_folder, runs_dir
 from common.runs.folders import MANIFEST_FILE
-from common.settings import ROOT, Recipe
+from common.settings import Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
 
@@ -180,8 +180,10 @@ def _load_part(job: Job, part: str) -> str:
     settings = job.recipe.data
     path = ROOT / getattr(settings, part)
     if path.is_relative_to(runs_dir() / "data") and not path.exists():
-        how = f"the head of the recipe {job.recipe.name} says how sample data is made"
-        raise UserError(Problem(f"{path}: no such file", how, "or TRAIN= and VAL= with your own"), ExitCode.NO_INPUT)
+        how = (
+            f"make data RECIPE={job.recipe.name} makes sample data, as the recipe's head says; or TRAIN= and VAL= yours"
+        )
+        raise UserError(Problem(f"{path}: no such file", next_step=how), ExitCode.NO_INPUT)
     loaded = load_examples(
         path,
         columns=parse_columns(settings.columns) if settings.columns else None,
@@ -215,7 +217,10 @@ def _check_vocabulary(encoded, rows: int) -> None:
     """Raise UserError (78) when a token has no row in the embedding: training would stop in the middle, or worse."""
     if encoded.max_token_id >= rows:
         what = f"the tokenizer gives token {encoded.max_token_id}, the model's embedding has {rows} rows"
-        raise UserError(Problem(what, "tokenizer and model of one kind"), ExitCode.CONFIG)
+        raise UserError(
+            Problem(what, "tokenizer and model of one kind", "make download MODEL=… fetches both together"),
+            ExitCode.CONFIG,
+        )
 
 
 def _check_separation(job: Job) -> str:
@@ -237,7 +242,10 @@ def _choose_packing(job: Job) -> str:
     training = job.recipe.training
     reason = methods.why_no_packs(job.recipe.method) or models.why_no_packs(models.read_config(job.model_folder))
     if training.packing == "on" and reason:
-        raise UserError(Problem(f"training.packing is on, but {reason}", "allowed: auto, off"), ExitCode.CONFIG)
+        raise UserError(
+            Problem(f"training.packing is on, but {reason}", "allowed: auto, off", "SET=training.packing=off"),
+            ExitCode.CONFIG,
+        )
     if training.packing == "off":
         return "off (asked for): one micro-batch after the other"
     training.packing = "off" if reason else "on"

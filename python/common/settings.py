@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from common.errors import Problem
-from common.runs.folders import ROOT as ROOT
 from common.schema import setting
 
 

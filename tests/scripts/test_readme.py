@@ -72,6 +72,19 @@ def test_links_lead_to_files_of_the_project(text):
     assert links and not [link for link in links if not link.startswith("http") and not (PROJECT / link).exists()]
 
 
+PAGES = [PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_of_the_other_pages_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    assert not [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
+    paths = re.findall(r"`((?:python|scripts|recipes|tests|docs)/[\w./-]+)`", text)
+    built = {"recipes/letters.yaml", "python/train_letters.py", "tests/smoke/test_letters.py"}  # docs/add-a-recipe.md
+    assert not [path for path in paths if not (PROJECT / path).exists() and path not in built]
+
+
 @pytest.mark.parametrize("text", TWINS, ids=["english", "spanish"])
 def test_the_file_tree_is_the_projects(text):
     (tree,) = re.findall(r"^```\n(Makefile .*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -111,7 +124,8 @@ ELSEWHERE = {
     "export": "smoke/test_out_of_the_house.py", "reproduce": "smoke/test_soak.py", "soak": "smoke/test_soak.py",
     "plan": "unit/test_planning.py", "doctor": "unit/test_commands.py", "pipeline": "smoke/test_medical.py",
     "train-cpu": "scripts/test_front_desk.py", "train-h100": "smoke/test_main.py",
-    "test-model": "smoke/test_talking.py", "test": "scripts/test_front_desk.py",
+    "test-model": "smoke/test_talking.py", "test": "scripts/test_front_desk.py", "train": "scripts/test_front_desk.py",
+    "train-peft-v3": "smoke/test_trl.py", "clean": "scripts/test_launchers.py",
 }  # fmt: skip
 
 
@@ -152,8 +166,7 @@ def test_commands_that_look_at_a_run_do_so(command, runs):
     if "REPO=" in command:
         pytest.skip("needs a model hub: smoke/test_out_of_the_house.py publishes to a stand-in")
     data = PROJECT / "recipes" / "demo" / "data"
-    command = command.replace("my_train.jsonl", str(data / "train.jsonl"))
-    command = command.replace("my_validation.jsonl", str(data / "validation.jsonl"))
+    command = command.replace("runs/data/my", str(data))
     done = make(command, runs)
     finds_faults = target_of(command) == "debug-model" and "need attention" in done.stdout  # the GPUs, for one
     assert done.returncode == 0 or finds_faults, done.stdout + done.stderr

@@ -48,6 +48,8 @@ def test_an_export_is_verified_and_answers_as_the_run_does(trainings, finished, 
     assert code == 0, output
     assert "in bf16 (as the base)" in output and "verified on 8 validation examples of the run" in output
     assert "vllm serve merged --served-model-name finished" in output
+    assert "[WARNING]" not in output and "note: A server that tokenises the whole text" in output
+    assert len({path.stat().st_mode for path in (tmp_path / "out").rglob("*") if path.is_file()}) == 1
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["largest_change"] < record["effect"] / 2
     code, output = trainings.run(*words, command="export_model")

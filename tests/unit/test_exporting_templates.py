@@ -18,7 +18,7 @@ from common.chat import encode_prompt, stop_token_ids
 from common.chat.skeleton import render as render_jinja
 from common.errors import UserError
 from common.exporting.ollama import go_template, modelfile
-from common.exporting.turns import learn_turns
+from common.exporting.turns import learn_turns, token_note
 from common.models import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +110,14 @@ def test_a_server_that_reads_control_tokens_in_that_text_gets_the_same_ids(name)
 
 
 @pytest.mark.skipif(shutil.which("go") is None, reason="no Go toolchain: the template language itself is not at hand")
+def test_it_is_said_where_a_server_gets_other_tokens_than_training_had():
+    note = token_note(load_tokenizer(ROOT / "recipes" / "demo" / "model"))
+    assert "other tokens for answers of earlier turns" in note and "a first question is the same" in note
+    assert "other tokens for a conversation" in token_note(mistral_tokenizer(prefix="normalizer"))
+    for tokenizer in (llama_tokenizer(), phi_tokenizer(), chatml_tokenizer(), mistral_tokenizer()):
+        assert token_note(tokenizer) == ""
+
+
 def test_gos_own_package_agrees(tmp_path):
     found = [case for name in TOKENIZERS for case in cases(name)]
     jobs = [(go_template(turns), messages) for _, turns, messages in found]

@@ -6,6 +6,7 @@ How near plans come to real trainings, `make bench-plan` measures; docs/planning
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from common.jobs import Job
 from common.planning import measuring, records
 from common.planning.options import list_options
 from common.planning.planning import make_plan
+from common.planning.wording import print_plan
 from common.recipes import load_recipe
 
 TINY = {
@@ -67,6 +69,14 @@ def test_the_plan_of_the_demo(demo_plan):
     assert plan.fits and plan.train_s is None and 0 < plan.disk_gib < 0.1
     parts = plan.to_dict()["memory"]
     assert parts["total"] == pytest.approx(sum(gib for part, gib in parts.items() if part != "total"), abs=1e-3)
+
+
+def test_a_plan_made_beside_other_programs_says_so(demo_plan, capsys):
+    job, plan = demo_plan
+    timed = replace(plan, step_s=0.5, train_s=40.0, low_s=30.0, high_s=50.0, first_checkpoint_s=8.0)
+    for spread, said in ((0.1, False), (0.8, True)):
+        print_plan(job, replace(timed, slice={"spread": spread}), [])
+        assert ("differed by 80%: other programs ran" in capsys.readouterr().out) == said
 
 
 def test_where_memory_is_short_the_plan_says_what_would_help(demo_plan, monkeypatch):

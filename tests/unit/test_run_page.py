@@ -10,6 +10,7 @@ import pytest
 from common.errors import run_command
 from common.report import curves
 from common.report.run_page import is_of_run, render_run_page, write_run_page
+from common.runs.results import read_result
 
 SETTINGS = {
     "model": {"name": "org/base", "precision": "bf16", "revision": None},
@@ -136,6 +137,23 @@ def test_runs_side_by_side_show_what_differs(write, monkeypatch, capfd):
     code, said = list_runs(monkeypatch, capfd)
     assert code == 0 and said.out.count("completed") == 2
     assert list_runs(monkeypatch, capfd, "on")[0] == 66
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_attempts(write):
+    """The first was stopped after 60 s, the second killed 30 s after it began, at the last step that it logged."""
+    at = "2026-11-25T10:{}+00:00".format
+    attempts = [
+        {"started_at": at("00:00"), "ended_at": at("01:00")},
+        {"started_at": at("10:00")},
+        {"started_at": at("20:00")},
+    ]
+    folder = write("mine", attempts=attempts)
+    steps = [{"step": n, "loss": 1.0, "time": at(time)} for n, time in enumerate(("00:50", "10:10", "10:30", "20:10"))]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
+    assert read_result(folder)["took"] is None  # the last attempt has not said yet
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"elapsed_s": 12.5}))
+    assert read_result(folder)["took"] == 60 + 30 + 12.5
 
 
 def test_no_runs_is_no_error(tmp_path, monkeypatch, capfd):

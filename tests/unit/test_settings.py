@@ -228,6 +228,8 @@ def test_a_setting_that_is_no_yaml_is_a_usage_error_of_one_line():
         assert error.value.exit_code == ExitCode.USAGE
         assert f"--set {text}: " in str(error.value) and "\n" not in str(error.value)
     assert resolve("--set", "data.validation=").data.validation is None
+    several = resolve("--set", " method.targets=[q_proj, v_proj] training.max_steps=3")  # make SET="… …"
+    assert (several.method.targets, several.training.max_steps) == (["q_proj", "v_proj"], 3)
 
 
 def test_an_unknown_option_is_a_usage_error():

@@ -4,9 +4,14 @@ import importlib
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -70,12 +75,13 @@ def test_the_live_view_shows_the_run_and_what_ended(working, folder):
     full = [{field: record.get(field) for field in status.FIELDS} for record in records]
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=150)
+    console = Console(file=io.StringIO(), width=80)
     console.print(view.draw(full))
     text = console.file.getvalue()
     assert text.startswith("1 of 2 runs at work")
     assert text.index("mine  training  demo") < text.index("early  completed  other")
-    assert "step 5/10   loss 0.5000 █▆▅▃▁   800 tokens/s   eta 0:01:" in text and "next save in 0:00:4" in text
+    assert "50%   step 5/10   800 tokens/s   eta 0:01:" in text and "loss 0.5000 █▆▅▃▁" in text
+    assert "(peak " in text and "next save in 0:00:4" in text  # nothing of it falls off a usual terminal
 
 
 def test_after_the_end_there_is_no_estimate_left(folder):
@@ -129,8 +135,6 @@ def test_status_loads_no_heavy_library(working):
 
 
 def test_tensorboard_says_what_is_missing_and_what_is_taken(folder, monkeypatch, capfd):
-    import socket
-
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["open_tensorboard.py", *words])
         with pytest.raises(SystemExit) as end:
@@ -146,3 +150,38 @@ def test_tensorboard_says_what_is_missing_and_what_is_taken(folder, monkeypatch,
         code, said = call("--port", str(taken.getsockname()[1]))
     assert code == 69 and "PORT=" in said
     assert call("--port", "0")[0] == 64
+
+
+def test_tensorboard_serves_the_curves_on_this_machine_alone_and_ends_with_us(folder):
+    """TensorBoard itself, about a second."""
+    import psutil
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(folder / "mine" / "logs"))
+    for step in (1, 2):
+        loss = Summary(value=[Summary.Value(tag="train/loss", simple_value=3.0 - step)])
+        writer.add_event(Event(step=step, wall_time=step, summary=loss))
+    writer.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, str(PYTHON / "open_tensorboard.py"), "--port", str(port)]
+    server = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?run=mine%2Flogs&tag=train%2Floss"
+        points, end = None, time.monotonic() + 60
+        while points is None and time.monotonic() < end:
+            with suppress(OSError):  # not up yet, or up and its files not read yet
+                points = json.load(urlopen(url, timeout=5))
+            time.sleep(0.2)
+        assert [point[1:] for point in points] == [[1, 2.0], [2, 1.0]]
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        heard = [c.laddr for process in family for c in process.net_connections("tcp") if c.status == "LISTEN"]
+        assert port in {address.port for address in heard}
+        assert {address.ip for address in heard} <= {"127.0.0.1", "::1"}
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) in (0, -signal.SIGINT)
+    assert not psutil.wait_procs(family, timeout=20)[1]  # its reader of files ends after it

@@ -17,7 +17,7 @@ from common.exporting import serving
 from common.exporting.merged import save_merged, texts_to_try
 from common.exporting.ollama import modelfile
 from common.exporting.plan import Plan
-from common.exporting.turns import learn_turns
+from common.exporting.turns import learn_turns, token_note
 from common.hashing import sha256_of
 from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
 from common.models import load_tokenizer, read_config
@@ -44,6 +44,7 @@ def make_export(plan: Plan) -> dict[str, Any]:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(plan.run_folder / name, adapter / name)
         notes = write_modelfiles(plan, draft, tokenizer, positions)
+        notes += filter(None, [token_note(tokenizer)])
         (draft / "README.md").write_text(serving_page(plan, notes), encoding="utf-8")
         record = {
             "run": plan.name,
@@ -121,8 +122,10 @@ def _place(output: Path) -> Iterator[Path]:
 
 
 def _move(draft: Path, output: Path) -> None:
+    mode = (draft / "README.md").stat().st_mode  # the user's umask; safetensors makes its files for the owner alone
     for path in draft.rglob("*"):
         if path.is_file():
+            path.chmod(mode)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     old = output.with_name(f"{draft.name}.old")

@@ -8,8 +8,8 @@ template whose text depends on more than that, on the number of turns for one, i
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.chat import ChatEncoder, encoder_for
-from common.chat.skeleton import Slot
+from common.chat import ChatEncoder, encode_prompt, encoder_for
+from common.chat.skeleton import Slot, render
 from common.errors import ExitCode, Problem, UserError
 
 START, END = "start", "end"  # beside the roles: before the first turn, and where the next answer begins
@@ -55,6 +55,28 @@ def learn_turns(tokenizer) -> Turns:
                 what = f"the chat template writes {text!r} or {between[pair]!r} between {' and '.join(pair)}"
                 raise UserError(Problem(what, "always the same text between two roles"), ExitCode.CONFIG)
     return Turns(between, starts_with_bos, frozenset(strips))
+
+
+def token_note(tokenizer) -> str:
+    """What happens to tokens where a server renders the chat template and tokenises the whole text; "" for nothing.
+
+    Training encodes each answer by itself. The two may part where the template's text and an answer's meet.
+    """
+    question, answer = {"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "title: A day"}
+    first, later = (_is_tokenised_alike(tokenizer, chat) for chat in ([question], [question, answer, question]))
+    if first and later:
+        return ""
+    which = "answers of earlier turns" if first else "a conversation"
+    return (
+        f"A server that tokenises the whole text gets other tokens for {which} than training had, where the chat "
+        "template's text meets theirs (a space before an answer, say)"
+        + ("; a first question is the same." if first else ".")
+    )
+
+
+def _is_tokenised_alike(tokenizer, chat: list[dict]) -> bool:
+    text = render(tokenizer, chat, generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"] == encode_prompt(tokenizer, chat)
 
 
 def _takes_system(encoder: ChatEncoder) -> bool:

@@ -7,6 +7,8 @@ from common.planning.options import Option
 from common.planning.planning import Plan
 from common.runs.view import format_duration
 
+_DISTURBED = 0.5  # spread of the repeats of one step; 0.02 to 0.13 on a quiet machine (ten plans, 2026-11-25)
+
 
 def print_plan(job: Job, plan: Plan, options: Sequence[Option]) -> None:
     """Print the plan for people: assumptions first, then time, memory and disk, then what could be changed."""
@@ -23,7 +25,8 @@ def print_plan(job: Job, plan: Plan, options: Sequence[Option]) -> None:
         for number, line in enumerate(lines):
             print(f"  {title if not number else '':<8}{line}")
     if options:
-        print("\nwhat would save memory:" if plan.fits else "\nit does not fit; what would save memory:")
+        print("\nwhat would save memory" if plan.fits else "\nit does not fit; what would save memory", end="")
+        print(' (to make: SET="…", with what stands after each --set):')
         width = max(len(option.change) for option in options)
         for option in options:
             mark = "" if option.memory_gib <= plan.available_gib else ", still too much"
@@ -40,7 +43,7 @@ def _data(plan: Plan) -> list[str]:
 
 
 def _time(plan: Plan) -> list[str]:
-    steps = f"{plan.steps:,} steps ({plan.epochs:g} epochs of {plan.steps_per_epoch:,})"
+    steps = f"{plan.steps:,} steps ({plan.epochs:.3g} epochs of {plan.steps_per_epoch:,})"
     if plan.train_s is None:
         return [f"{steps}; how long was not measured"]
     return [
@@ -48,7 +51,13 @@ def _time(plan: Plan) -> list[str]:
         f"between {format_duration(plan.low_s)} and {format_duration(plan.high_s)}",
         f"first checkpoint after {format_duration(plan.first_checkpoint_s)}; "
         f"an evaluation {_seconds(plan.evaluation_s)}, a checkpoint {_seconds(plan.save_s)}",
+        *_disturbance(plan),
     ]
+
+
+def _disturbance(plan: Plan) -> list[str]:
+    spread = plan.slice["spread"] if plan.slice else 0.0
+    return [f"repeats of one step differed by {spread:.0%}: other programs ran"] if spread >= _DISTURBED else []
 
 
 def _memory(job: Job, plan: Plan) -> list[str]:

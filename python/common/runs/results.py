@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from common.runs.folders import MANIFEST_FILE
+from common.runs.history import read_metrics
 from common.runs.status import read_status
 
 RESULTS = ("state", "steps", "epochs", "loss", "eval_loss", "tokens_per_s", "peak_gib", "took", "verdict",
@@ -45,12 +48,28 @@ def read_result(folder: Path) -> dict[str, Any]:
         "eval_loss": last.get("eval_loss"),
         "tokens_per_s": status.get("tokens_per_s"),
         "peak_gib": info.get("peak_rss_gib", status.get("peak_rss_gib")),
-        "took": status.get("elapsed_s"),
+        "took": took_s(folder, status.get("elapsed_s"), manifest.get("attempts") or []),
         "verdict": report.get("comparison", {}).get("decision", {}).get("verdict"),
         "tuned": scores.get("finetuned"),
         "prompted": scores.get("optimized"),
         "settings": flat_settings(manifest),
     }
+
+
+def took_s(folder: Path, last_s: float | None, attempts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the seconds of all attempts: ``last_s`` of the last one, and those before it.
+
+    One that was killed wrote no end: it counts up to the last step that it logged.
+    """
+    if last_s is None or len(attempts) < 2:
+        return last_s
+    logged = [record["time"] for record in read_metrics(folder) if "time" in record]
+    for attempt, following in pairwise(attempts):
+        begun = attempt["started_at"]
+        within = (time for time in logged if begun <= time <= following["started_at"])  # ISO 8601 in UTC, all of them
+        ended = attempt.get("ended_at") or max(within, default=begun)
+        last_s += (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()
+    return last_s
 
 
 def flat_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,14 +142,12 @@ def _details(record: dict) -> list:
         return []
     cells = dict(zip(HEADER, format_row(record), strict=True))
     losses = record["losses"]
-    facts = [
-        f"step {cells['STEP']}",
-        f"loss {cells['LOSS']} {sparkline(losses)}" if losses else "",
-        f"{cells['TOKENS/S']} tokens/s",
-        f"eta {cells['ETA']}",
-        f"{cells['MEMORY']} (peak {format_number(record['peak_rss_gib'], '.2f')})",
-        next_save(record),
-    ]
+    facts = (  # a line each, so that all of it can be read in 80 columns
+        [f"step {cells['STEP']}", f"{cells['TOKENS/S']} tokens/s", f"eta {cells['ETA']}"],
+        [f"loss {cells['LOSS']} {sparkline(losses)}" if losses else ""],
+        [f"memory {cells['MEMORY']} (peak {format_number(record['peak_rss_gib'], '.2f')})", next_save(record)],
+    )
+    first, *others = ("   ".join(fact for fact in line if fact and "-  " not in fact) for line in facts)
     line = Text(f"    {progress_bar(record)}", style=COLOURS[record["state"]])
-    line.append("   ".join(["", *(fact for fact in facts if fact and "-  " not in fact)]), style="default")
-    return [line]
+    line.append(f"   {first}", style="default")
+    return [line, *(Text(f"    {other}") for other in others if other)]
