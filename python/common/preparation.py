@@ -180,10 +180,8 @@ def _load_part(job: Job, part: str) -> str:
     settings = job.recipe.data
     path = ROOT / getattr(settings, part)
     if path.is_relative_to(runs_dir() / "data") and not path.exists():
-        how = (
-            f"make data RECIPE={job.recipe.name} makes sample data, as the recipe's head says; or TRAIN= and VAL= yours"
-        )
-        raise UserError(Problem(f"{path}: no such file", next_step=how), ExitCode.NO_INPUT)
+        how = f"the head of the recipe {job.recipe.name} says how sample data is made"
+        raise UserError(Problem(f"{path}: no such file", how, "or TRAIN= and VAL= with your own"), ExitCode.NO_INPUT)
     loaded = load_examples(
         path,
         columns=parse_columns(settings.columns) if settings.columns else None,

@@ -13,9 +13,10 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from common import packed_model
+from common.batches import pad
 from common.chat import Encoded
 from common.packing import Pack
-from common.training import RecipeTraining, pad
+from common.training import RecipeTraining
 
 
 class SftRecipeTrainer(RecipeTraining, SFTTrainer):

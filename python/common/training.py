@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from common import checkpoints, hardware, lean_layers, packed_model, ranks
+from common.batches import count_trained, pad
 from common.data_order import EpochOrder
 from common.errors import StoppedRun
 from common.jobs import Job
@@ -26,8 +27,8 @@ from common.packing import Pack, plan_packs
 from common.progress import RunCallback, diverged
 from common.runs import Run
 from common.settings import TrainingSettings
+from common.trainer_arguments import training_arguments
 
-IGNORED = -100  # the label that cross-entropy leaves out
 # Gradients below 6e-8 are 0 in fp16, and those of a mean over many tokens are small. A constant factor, chosen so that
 # none comes near fp16's largest number, 65,504: Micikevicius et al. 2018, arXiv 1710.03740, section 3.2.
 _FP16_LOSS_SCALE = 1024.0
@@ -86,7 +87,7 @@ def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = (), tr
     trainer = trainer_class(
         numbers=job.recipe.training,
         model=model,
-        args=_training_arguments(job, output, report_to if ranks.is_leader() else (), trainer_class.arguments),
+        args=training_arguments(job, output, report_to if ranks.is_leader() else (), trainer_class.arguments),
         train_dataset=job.train_set,
         eval_dataset=job.validation_set,
         data_collator=lambda examples: {"examples": examples},
@@ -266,65 +267,3 @@ class RecipeTraining:
 
 class RecipeTrainer(RecipeTraining, Trainer):
     """transformers' Trainer with this project's data order, evaluation and checkpoints."""
-
-
-def count_trained(examples: Sequence) -> int:
-    """Return the number of trained tokens; the first token of a sequence cannot be predicted."""
-    return sum(sum(example.completion_mask[1:]) for example in examples)
-
-
-def pad(examples: Sequence, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Pad encoded examples on the right: ``input_ids``, ``attention_mask``, ``labels``, each [examples, longest]."""
-    shape = (len(examples), max(len(example) for example in examples))
-    batch = {
-        "input_ids": torch.full(shape, pad_token_id),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, IGNORED),
-    }
-    for row, example in enumerate(examples):
-        ids, trained = torch.tensor(example.input_ids), torch.tensor(example.completion_mask, dtype=torch.bool)
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["attention_mask"][row, : len(ids)] = 1
-        batch["labels"][row, : len(ids)] = torch.where(trained, ids, IGNORED)
-    return batch
-
-
-def _training_arguments(job: Job, output: Path, report_to: Sequence[str], kind: Callable) -> TrainingArguments:
-    """Map the recipe's numbers onto transformers' names. Saving and evaluating are driven by the run's callback."""
-    numbers = job.recipe.training
-    return kind(
-        output_dir=str(output),
-        num_train_epochs=numbers.epochs,
-        max_steps=numbers.max_steps or -1,
-        per_device_train_batch_size=numbers.micro_batch * numbers.gradient_accumulation,
-        gradient_accumulation_steps=1,  # RecipeTrainer.training_step accumulates
-        learning_rate=numbers.learning_rate,
-        lr_scheduler_type=numbers.scheduler if numbers.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=numbers.warmup_steps if numbers.warmup_ratio is None else numbers.warmup_ratio,
-        weight_decay=numbers.weight_decay,
-        max_grad_norm=numbers.max_grad_norm,
-        optim=numbers.optimizer,
-        seed=numbers.seed,
-        data_seed=numbers.seed,
-        use_cpu=numbers.device == "cpu",
-        deepspeed=job.engine or None,
-        bf16=bool(job.engine) and job.recipe.model.precision == "bf16",
-        activation_checkpointing=numbers.activation_checkpointing == "on",
-        activation_checkpointing_kwargs={
-            "use_reentrant": False,
-            "every_n_layers": numbers.checkpoint_every_n_layers or 1,
-        },
-        logging_steps=numbers.log_every_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        save_total_limit=None,
-        report_to=list(report_to),
-        disable_tqdm=True,
-        log_level_replica="error",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-    )

@@ -79,10 +79,10 @@ def test_52_a_resume_with_data_that_changed_in_place(kitchen):
 
 def test_59_padding_that_is_the_end_token_leaves_the_end_trained(tmp_path):
     """The stock collator masks every pad token, so that with pad = eos a model never learns to stop."""
+    from common.batches import IGNORED, pad
     from common.chat import encode_examples
     from common.data.examples import Example, Message
     from common.models import load_tokenizer
-    from common.training import IGNORED, pad
 
     folder = shutil.copytree(DEMO_MODEL, tmp_path / "base")
     config = folder / "tokenizer_config.json"

@@ -11,7 +11,7 @@ PYTHON = Path(__file__).resolve().parents[2] / "python"
 COMMANDS = sorted(PYTHON.glob("*.py"))
 FLOORS = {
     "errors schema settings recipes options hardware hashing runs calling ranks orphans": 1,
-    "data chat packing samples manifest": 2,
+    "data chat packing batches samples manifest": 2,
     "models methods packed_model lean_layers footprint weights engine shapes random_model": 3,
 }
 FLOOR_OF = {room: floor for rooms, floor in FLOORS.items() for room in rooms.split()}

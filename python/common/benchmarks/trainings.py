@@ -26,7 +26,7 @@ def train_stock(model: Path, data: Path, steps: int) -> float:
     """transformers' Trainer at batch 1 × accumulation 8, as most scripts do; all cores, nothing recomputed."""
     from transformers import Trainer
 
-    from common.training import pad
+    from common.batches import pad
 
     adapted, tokenizer, examples = _load(model, data)
     trainer = Trainer(

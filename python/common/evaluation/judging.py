@@ -138,7 +138,7 @@ def answer_losses(model, examples: Sequence, pad_token_id: int) -> tuple[list[fl
     """Return for each encoded example the summed cross-entropy of its answer (nats) and its number of answer tokens."""
     import torch
 
-    from common.training import count_trained, pad
+    from common.batches import count_trained, pad
 
     sums = []
     with torch.no_grad():
