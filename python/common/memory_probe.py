@@ -28,10 +28,11 @@ from common.settings import TrainingSettings
 
 _SETTLED = ("micro_batch", "gradient_accumulation", "pack_tokens")
 _SETTLED_OF_PACKS = ("pack_tokens", "activation_checkpointing", "checkpoint_every_n_layers")
+_TRIED_EXAMPLES = 4  # a pack of four keeps within a few percent of what one of eight does, a token; one example less
 
 
 def fit_packs(run: Run, job: Job, trainer) -> None:
-    """Settle how long packs are and which layers recompute, from what the longest example's forward pass keeps.
+    """Settle how long packs are and which layers recompute, from what a layer keeps of a pack of long examples.
 
     What was found is kept in run.json, so that a resumed run does the same. Afterwards the random state is that of the
     seed.
@@ -41,15 +42,12 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     if asked is None or "kept_bytes" in manifest[PROBE]:
         return  # the user settled it, or an attempt before this one did
     training, before = job.recipe.training, pack_memory.describe(job.recipe.training)
-    longest = trainer.longest_examples(1)
-    kept_gib = measure_kept_gib(trainer, longest)
-    layers = trainer.model.get_base_model().config.num_hidden_layers
-    kept_bytes = kept_gib * GIB / (len(longest[0]) * layers)
+    kept_bytes, tried_tokens = measure_layer_bytes(trainer, trainer.longest_examples(_TRIED_EXAMPLES))
     training.pack_tokens = asked
     pack_memory.choose(job, kept_bytes)
     found = {
         "asked_pack_tokens": asked,
-        "tried_tokens": len(longest[0]),
+        "tried_tokens": tried_tokens,
         "kept_bytes": round(kept_bytes),  # a token and layer
         "available_gib": round(job.available_gib, 2),
         **{key: getattr(training, key) for key in _SETTLED_OF_PACKS},
@@ -63,6 +61,25 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     print(f"memory probe: {kilobytes}; {after}" + (f" (from the shape alone: {before})" if after != before else ""))
     trainer.recompute(training)
     set_seed(training.seed)
+
+
+def measure_layer_bytes(trainer, examples: Sequence) -> tuple[float, int]:
+    """Return how many bytes a token a layer keeps for the backward pass, and how many tokens were tried.
+
+    Measured on the model's first layers: all of them at once, none recomputing, might not fit.
+    """
+    config = trainer.model.get_base_model().config
+    layers, tokens = config.num_hidden_layers, max(map(len, trainer.split_step(examples)))
+    few = min(1, layers - 1)  # one layer has what comes once, as the masks do; and a model may have no other
+    many = min(few + 2, layers)
+    try:
+        config.num_hidden_layers = few
+        kept_of_few = measure_kept_gib(trainer, examples)
+        config.num_hidden_layers = many
+        kept_of_many = measure_kept_gib(trainer, examples)
+    finally:
+        config.num_hidden_layers = layers
+    return (kept_of_many - kept_of_few) * GIB / (many - few) / tokens, tokens
 
 
 def measure_kept_gib(trainer, examples: Sequence) -> float:

@@ -77,9 +77,7 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     training, run = checked.recipe.training, Manifest(3072)
     fit(checked, monkeypatch, pack_memory.estimate(checked, 1024, 1).total)  # from the shape alone: memory is short
     assert (training.pack_tokens, training.checkpoint_every_n_layers) == (1024, 1)
-    kept_gib = memory_probe.measure_kept_gib(trainer, trainer.longest_examples(1))
-    layers, longest = 4, max(trainer.example_lengths())
-    kept_bytes = kept_gib * GIB / layers / longest
+    kept_bytes, tried = memory_probe.measure_layer_bytes(trainer, trainer.longest_examples(4))
     needed = pack_memory.estimate(checked, 3072, 3, kept_bytes=kept_bytes)
     checked.available_gib = needed.total / 0.9 + 1e-6  # room for that, measured
     memory_probe.fit_packs(run, checked, trainer)
@@ -88,7 +86,7 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert trainer.args.activation_checkpointing
     assert trainer.args.activation_checkpointing_kwargs["every_n_layers"] == 3
     found = run.content["memory_probe"]
-    assert found["kept_bytes"] == pytest.approx(kept_bytes, abs=1) and found["tried_tokens"] == longest
+    assert found["kept_bytes"] == pytest.approx(kept_bytes, abs=1) and found["tried_tokens"] == tried
     settled = {"pack_tokens": 3072, "activation_checkpointing": "on", "checkpoint_every_n_layers": 3}
     assert settled.items() <= found.items()
     assert settled.items() <= run.content["settings"]["training"].items()
@@ -102,6 +100,21 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert training.checkpoint_every_n_layers == 2 and torch.equal(torch.rand(1), expected)
     memory_probe.fit_packs(Manifest(None), checked, trainer)  # the user's own choice
     assert training.checkpoint_every_n_layers == 2
+
+
+def test_a_layer_is_measured_on_a_few_and_is_one_of_all(trainer):
+    """What the whole model keeps is what its layers keep, but for the last one's MLP, and what comes once."""
+    config = trainer.model.get_base_model().config
+    examples = trainer.longest_examples(4)
+    kept_bytes, tokens = memory_probe.measure_layer_bytes(trainer, examples)
+    assert config.num_hidden_layers == 4 and tokens == len(trainer.split_step(examples)[0])
+    whole = memory_probe.measure_kept_gib(trainer, examples) * GIB
+    assert 3 < whole / (kept_bytes * tokens) < 5
+    seen = []
+    for layer in trainer.model.get_base_model().model.layers:
+        layer.mlp.register_forward_hook(lambda *_: seen.append(1))
+    memory_probe.measure_layer_bytes(trainer, examples)
+    assert len(seen) == 1 + 3  # never all of a deep model
 
 
 def test_what_is_kept_is_what_the_backward_pass_needs(trainer):
