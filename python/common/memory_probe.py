@@ -59,7 +59,7 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     run.write_manifest(manifest | {PROBE: found})
     kilobytes = f"a layer keeps {kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"
     print(f"memory probe: {kilobytes}; {after}" + (f" (from the shape alone: {before})" if after != before else ""))
-    trainer.recompute(training)
+    trainer.set_recomputation(training)
     set_seed(training.seed)
 
 

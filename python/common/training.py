@@ -115,7 +115,7 @@ class RecipeTraining:
         self.tokens_seen = 0  # in this attempt, prompt and answer of every example, no padding
         super().__init__(**options)
 
-    def recompute(self, numbers: TrainingSettings) -> None:
+    def set_recomputation(self, numbers: TrainingSettings) -> None:
         """Let the training recompute activations as ``numbers`` say, which may have been settled after its start."""
         self.args.activation_checkpointing = numbers.activation_checkpointing == "on"
         self.args.activation_checkpointing_kwargs["every_n_layers"] = numbers.checkpoint_every_n_layers or 1

@@ -102,6 +102,24 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert training.checkpoint_every_n_layers == 2
 
 
+@pytest.mark.parametrize("every", [None, 2])
+def test_what_a_trainer_is_told_before_its_start_it_recomputes(checked, tmp_path, every):
+    """The choice comes after the trainer was made, whatever it was made with."""
+    recipe, runs = checked.recipe, []
+    recipe.training.pack_tokens = 100_000  # a step is one pack
+    recipe.training.activation_checkpointing = "off" if every else "on"
+    model = add_method(load_model(checked.model_folder, recipe.model.precision), recipe.method, recipe.model.name)
+    trainer = new_trainer(checked, model, tmp_path)
+    recipe.training.activation_checkpointing = "on" if every else "off"
+    recipe.training.checkpoint_every_n_layers = every
+    trainer.set_recomputation(recipe.training)
+    for layer in model.get_base_model().model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    trainer.args.max_steps = 1
+    trainer.train()
+    assert len(runs) == (4 + 2 if every else 4)  # each layer forward, and half of them once more
+
+
 def test_a_layer_is_measured_on_a_few_and_is_one_of_all(trainer):
     """What the whole model keeps is what its layers keep, but for the last one's MLP, and what comes once."""
     config = trainer.model.get_base_model().config
