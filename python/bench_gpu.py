@@ -24,14 +24,16 @@ def main() -> None:
         return
 
     from common import hardware
+    from common.benchmarks.probes import matrix_rate_tflops
+    from common.footprint import count_multiplied
     from common.manifest import describe_git, package_versions
     from common.runs import runs_dir, utc_now, write_json
 
     if args.device == "cuda":
         hardware.pick_device("cuda")
-    rate = gpu.matrix_rate_tflops(args.device)
+    rate = matrix_rate_tflops(args.device)
     lengths = {length: {arm: measure(args, arm, length) for arm in args.arms} for length in args.lengths}
-    weights = gpu.count_multiplied(args.shape)
+    weights = count_multiplied(gpu.SHAPES[args.shape])
     for arms in lengths.values():
         for figures in arms.values():
             if "error" not in figures:

@@ -32,7 +32,8 @@ OPTIONS = {
 def main() -> None:
     args = recipe_parser(__doc__, OPTIONS, default_recipe="ba-cpu").parse_args()
 
-    from common.preparation import open_run, prepare
+    from common.opening import open_run
+    from common.preparation import prepare
 
     job = prepare(args, OPTIONS)
     if args.check:

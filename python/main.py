@@ -39,7 +39,8 @@ def main() -> None:
     from common import ranks
 
     with ranks.together():
-        from common.preparation import open_run, prepare
+        from common.opening import open_run
+        from common.preparation import prepare
 
         job = prepare(args, OPTIONS)
         if args.check:

@@ -19,7 +19,8 @@ OPTIONS = MEDICAL_OPTIONS | {
 def main() -> None:
     args = recipe_parser(__doc__, OPTIONS, default_recipe="medical-adapter", kind="adapter").parse_args()
 
-    from common.preparation import open_run, prepare
+    from common.opening import open_run
+    from common.preparation import prepare
 
     job = prepare(args, OPTIONS)
     if args.check:

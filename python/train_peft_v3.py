@@ -33,7 +33,8 @@ OPTIONS = {
 def main() -> None:
     args = recipe_parser(__doc__, OPTIONS, default_recipe="utn-qlora", kind="lora").parse_args()
 
-    from common.preparation import open_run, prepare
+    from common.opening import open_run
+    from common.preparation import prepare
 
     job = prepare(args, OPTIONS)
     if args.check:

@@ -94,6 +94,11 @@ def count_weights(config: Mapping[str, Any]) -> tuple[int, int]:
     return linear, embeddings + (2 * layers + 1) * hidden
 
 
+def count_multiplied(config: Mapping[str, Any]) -> int:
+    """Return the number of weights that a token is multiplied with: the linear layers' and the head's."""
+    return count_weights(config)[0] + config["hidden_size"] * config["vocab_size"]
+
+
 def count_trainable(config: Mapping[str, Any], method: MethodSettings) -> int:
     """Return how many parameters a method trains on a model of this config, by closed formula.
 

@@ -133,7 +133,7 @@ def is_plain(config: dict[str, Any]) -> bool:
 
 def load_tokenizer(folder: Path):
     """Return the tokenizer of a model or run folder. A missing pad token becomes EOS: padding is masked everywhere."""
-    _quieten_libraries()
+    quieten_libraries()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -165,7 +165,7 @@ def load_model(
     ``device``, unless a ``device_map`` as transformers knows it spreads it.
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
-    _quieten_libraries()
+    quieten_libraries()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -204,7 +204,7 @@ def load_model(
     return model
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """No progress bars, load reports or hints about optional kernels: what matters is checked and said here."""
     import warnings
 

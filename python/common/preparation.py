@@ -6,15 +6,12 @@ Nothing is written before everything has been looked at, and every problem found
 import argparse
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 
-from common import checkpoints, checks, engine, footprint, hardware, methods, models, pack_memory, ranks, shapes
+from common import checks, engine, footprint, hardware, methods, models, pack_memory, ranks, shapes
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
-from common.manifest import describe_run
 from common.planning.records import find_plan
-from common.runs import ROOT, Run, check_available, read_json, run_folder, runs_dir
-from common.runs.folders import MANIFEST_FILE
+from common.runs import ROOT, check_available, runs_dir
 from common.settings import Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
@@ -62,38 +59,6 @@ def check_job(job: Job) -> list[checks.Check]:
         ]
     outcomes.append(checks.run_check("writable", lambda: checks.check_writable(recipe.output.folder)))
     return outcomes
-
-
-@contextmanager
-def open_run(job: Job):
-    """Hold the run of ``job`` while it trains: a new one with its manifest, or an existing one to carry on."""
-    import torch
-
-    from common.training import seed_everything
-
-    job.model |= {"files": ranks.from_leader(lambda: models.hash_model_files(job.model_folder))}
-    with _lead_run(job) if ranks.is_leader() else ranks.follow(job.run_name) as run:
-        torch.set_num_threads(job.recipe.training.threads)
-        seed_everything(job.recipe.training.seed)
-        yield run
-
-
-@contextmanager
-def _lead_run(job: Job):
-    """Hold the run's folder, its manifest written."""
-    models.verify_hashes(job.model_folder, job.model["files"])
-    if job.resume:
-        _check_unchanged(job)
-    run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)
-    with run:
-        if not job.resume:
-            asked = job.asked_pack_tokens
-            probe = {pack_memory.PROBE: {"asked_pack_tokens": asked}} if asked else {}
-            run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)} | probe)
-        elif job.breaks:
-            run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
-        with ranks.lead(run):
-            yield run
 
 
 def _check_run(job: Job) -> str:
@@ -274,18 +239,3 @@ def _check_disk(job: Job) -> str:
 
 def _checkpoint_gib(job: Job) -> float:
     return footprint.checkpoint_gib(models.read_config(job.model_folder), job.recipe.method)
-
-
-def _check_unchanged(job: Job) -> None:
-    """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint."""
-    folders = checkpoints.list_checkpoints(run_folder(job.run_name))
-    newest = [folder for folder in folders if checkpoints.read_commit(folder)]
-    job.breaks = checkpoints.compare_fingerprints(newest[-1], job.fingerprint()) if newest else []
-    if job.breaks and not job.force:
-        allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
-        raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
-    before, now = read_json(run_folder(job.run_name) / MANIFEST_FILE)["hardware"], hardware.describe()
-    for key in ("cpu", "bf16"):
-        if before.get(key) != now[key]:
-            job.breaks.append(f"machine.{key}: was {before.get(key)!r}, is {now[key]!r}")
-            print(f"warning: {job.breaks[-1]}: the run goes on, with other bytes than it would have had there")

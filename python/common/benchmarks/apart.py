@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
+from common.runs import runs_dir
 
 _MARK = "RESULT "
 
@@ -42,6 +43,11 @@ def run_apart(
         what = f"{command.name} {' '.join(line[2:])} failed: {reason}"
         raise UserError(Problem(what, next_step="that line by itself, with --debug, tells more"), ExitCode.INTERNAL)
     return json.loads(found[-1].removeprefix(_MARK))
+
+
+def scratch() -> Path:
+    """Return the folder for what a training must write and nobody reads."""
+    return runs_dir() / "bench" / "scratch"
 
 
 def _temporary_file():

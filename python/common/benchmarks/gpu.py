@@ -5,9 +5,9 @@ asked, every token trained. So nothing is downloaded, nothing padded, and all ar
 """
 
 import time
-from pathlib import Path
 
 from common import shapes
+from common.benchmarks.apart import scratch
 from common.settings import MethodSettings, Recipe
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -52,30 +52,6 @@ def run_arm(arm: str, shape: str, device: str, length: int, micro_batch: int, st
     }
 
 
-def matrix_rate_tflops(device: str, size: int | None = None) -> float:
-    """Return the median rate in TFLOP/s of bf16 products of square matrices on ``device``."""
-    import torch
-
-    size = size or (8192 if device == "cuda" else 512)
-    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    seconds = []
-    for _ in range(23):
-        started = time.perf_counter()
-        left @ right
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / sorted(seconds[3:])[10] / 1e12
-
-
-def count_multiplied(shape: str) -> int:
-    """Return the number of weights that a token is multiplied with: those of the decoder's matrices and the head."""
-    from common.footprint import count_weights
-
-    linear, _ = count_weights(SHAPES[shape])
-    return linear + SHAPES[shape]["vocab_size"] * SHAPES[shape]["hidden_size"]
-
-
 def _trainer(arm: str, shape: dict, device: str, length: int, micro_batch: int, steps: int):
     import torch
 
@@ -115,7 +91,7 @@ def _ours(model, rows: list[list[int]], device: str, length: int, micro_batch: i
     training.micro_batch, training.gradient_accumulation, training.activation_checkpointing = 1, micro_batch, "off"
     job = Job(recipe, "bench", tokenizer=_tokenizer())
     job.train_set = [Encoded(ids, [True] * length) for ids in rows]
-    return new_trainer(job, add_method(model, METHOD, "random"), Path(_scratch()))
+    return new_trainer(job, add_method(model, METHOD, "random"), scratch())
 
 
 def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *, checkpointing: bool):
@@ -126,7 +102,7 @@ def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *,
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
-        output_dir=_scratch(),
+        output_dir=str(scratch()),
         max_steps=steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=micro_batch,
@@ -164,9 +140,3 @@ def _peak_gib(device: str) -> float:
     from common.hardware import peak_gpu_gib, peak_rss_gib
 
     return peak_gpu_gib() if device == "cuda" else peak_rss_gib()
-
-
-def _scratch() -> str:
-    from common.runs import runs_dir
-
-    return str(runs_dir() / "bench" / "scratch")

@@ -3,18 +3,21 @@
 import time
 
 
-def matrix_rate_tflops(tokens: int = 512, width: int = 4096, repeats: int = 9) -> float:
-    """Return the median rate in TFLOP/s of bf16 products [tokens, width] · [width, width] on all cores."""
+def matrix_rate_tflops(device: str = "cpu", repeats: int = 9) -> float:
+    """Return the median rate in TFLOP/s of bf16 products [tokens, width] · [width, width] on a GPU or on all cores."""
     import torch
 
     from common.hardware import pick_threads
 
     torch.set_num_threads(pick_threads().value)
-    left, right = torch.randn(tokens, width).bfloat16(), torch.randn(width, width).bfloat16()
+    tokens, width = (8192, 8192) if device == "cuda" else (512, 4096)
+    left, right = (torch.randn(rows, width, device=device, dtype=torch.bfloat16) for rows in (tokens, width))
     seconds = []
     for _ in range(repeats + 2):
         started = time.perf_counter()
         left @ right.T
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * tokens * width * width / sorted(seconds[2:])[repeats // 2] / 1e12
 
@@ -30,9 +33,11 @@ def gradient_difference() -> float:
     from common import packed_model
     from common.chat import Encoded
     from common.methods import add_method
+    from common.models import quieten_libraries
     from common.packing import plan_packs
     from common.settings import MethodSettings
 
+    quieten_libraries()
     torch.manual_seed(0)
     sizes = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
     model = MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from common.benchmarks.trainings import EXAMPLES_PER_STEP, MAX_LENGTH_TOKENS
-from common.footprint import count_weights, linear_shapes
+from common.footprint import count_multiplied, count_weights, linear_shapes
 from common.models import load_tokenizer, read_config
 
 _READ_THE_EMBEDDING = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # in the first layer
@@ -55,14 +55,9 @@ def summarise(
             result["peak_rss_vs_trainer"] = arms["ours"]["peak_rss_gib"] / arms["trainer"]["peak_rss_gib"]
         config = read_config(model)
         possible = ours * 1e12 * gemm_tflops
-        result["roofline_fraction"] = 4 * weights_in_products(config) * computed / possible
+        result["roofline_fraction"] = 4 * count_multiplied(config) * computed / possible
         result["executed_fraction"] = count_operations(config, computed, carried, predicted) / possible
     return result
-
-
-def weights_in_products(config: Mapping[str, Any]) -> int:
-    """Return the number N of weights that a token is multiplied with: the layers' and the head's."""
-    return count_weights(config)[0] + config["hidden_size"] * config["vocab_size"]
 
 
 def count_operations(config: Mapping[str, Any], computed: int, carried: int, predicted: int) -> int:
@@ -105,7 +100,7 @@ def print_table(report: Mapping[str, Any]) -> None:
         share = ""
         if "roofline_fraction" in workload:
             share = f", {workload['roofline_fraction']:.2f} of the matrix rate"
-            share += f" ({workload['executed_fraction']:.2f} executed)"
+            share += f" ({workload['executed_fraction']:.2f} counting only what it multiplies)"
         print(
             f"{name}: {workload['examples']} examples, {workload['tokens']:,} tokens, "
             f"{workload['prompt_share']:.0%} prompt; ours computes {workload['computed_tokens']:,}{share}"

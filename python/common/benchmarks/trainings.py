@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from common.benchmarks.apart import scratch
 from common.settings import MethodSettings, Recipe
 
 EXAMPLES_PER_STEP = 8
@@ -60,7 +61,7 @@ def train_trl_default(model: Path, data: Path, steps: int) -> float:
     command += ["--dataset_name", data.parent, "--use_cpu", "--max_steps", steps, "--max_length", MAX_LENGTH_TOKENS]
     command += ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", EXAMPLES_PER_STEP]
     command += ["--use_peft", "--lora_r", METHOD.rank, "--lora_alpha", METHOD.alpha, "--lora_dropout", METHOD.dropout]
-    command += ["--lora_target_modules", *METHOD.targets, "--output_dir", _scratch(), "--save_strategy", "no"]
+    command += ["--lora_target_modules", *METHOD.targets, "--output_dir", scratch(), "--save_strategy", "no"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     answer = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     found = re.search(r"'train_runtime': '?([\d.]+)", answer.stdout)
@@ -83,7 +84,7 @@ def train_ours(model: Path, data: Path, steps: int) -> float:
     job = Job(recipe, f"bench-{os.getpid()}")
     raise_problems(check_job(job))
     adapted, _, _ = _load(model, data)
-    return _timed(new_trainer(job, adapted, Path(_scratch())).train)
+    return _timed(new_trainer(job, adapted, scratch()).train)
 
 
 ARMS: dict[str, Callable[[Path, Path, int], float]] = {
@@ -120,7 +121,7 @@ def _load(model: Path, data: Path):
 
 def _options(steps: int) -> dict:
     return {
-        "output_dir": _scratch(),
+        "output_dir": str(scratch()),
         "max_steps": steps,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": EXAMPLES_PER_STEP,
@@ -136,12 +137,6 @@ def _arguments(steps: int, **options):
     from transformers import TrainingArguments
 
     return TrainingArguments(**_options(steps), **options, remove_unused_columns=False)
-
-
-def _scratch() -> str:
-    from common.runs import runs_dir
-
-    return str(runs_dir() / "bench" / "scratch")
 
 
 def _timed(train: Callable[[], object]) -> float:

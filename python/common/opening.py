@@ -1,0 +1,58 @@
+"""From a checked job to the run that it trains: a new folder with its manifest, or an existing one to carry on."""
+
+from contextlib import contextmanager
+
+from common import checkpoints, hardware, models, pack_memory, ranks
+from common.errors import ExitCode, Problem, UserError
+from common.jobs import Job
+from common.manifest import describe_run
+from common.planning.records import find_plan
+from common.runs import Run, read_json, run_folder
+from common.runs.folders import MANIFEST_FILE
+
+
+@contextmanager
+def open_run(job: Job):
+    """Hold the run of ``job`` while it trains: a new one with its manifest, or an existing one to carry on."""
+    import torch
+
+    from common.training import seed_everything
+
+    job.model |= {"files": ranks.from_leader(lambda: models.hash_model_files(job.model_folder))}
+    with _lead_run(job) if ranks.is_leader() else ranks.follow(job.run_name) as run:
+        torch.set_num_threads(job.recipe.training.threads)
+        seed_everything(job.recipe.training.seed)
+        yield run
+
+
+@contextmanager
+def _lead_run(job: Job):
+    """Hold the run's folder, its manifest written."""
+    models.verify_hashes(job.model_folder, job.model["files"])
+    if job.resume:
+        _check_unchanged(job)
+    run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)
+    with run:
+        if not job.resume:
+            asked = job.asked_pack_tokens
+            probe = {pack_memory.PROBE: {"asked_pack_tokens": asked}} if asked else {}
+            run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)} | probe)
+        elif job.breaks:
+            run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})
+        with ranks.lead(run):
+            yield run
+
+
+def _check_unchanged(job: Job) -> None:
+    """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint."""
+    folders = checkpoints.list_checkpoints(run_folder(job.run_name))
+    newest = [folder for folder in folders if checkpoints.read_commit(folder)]
+    job.breaks = checkpoints.compare_fingerprints(newest[-1], job.fingerprint()) if newest else []
+    if job.breaks and not job.force:
+        allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
+        raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
+    before, now = read_json(run_folder(job.run_name) / MANIFEST_FILE)["hardware"], hardware.describe()
+    for key in ("cpu", "bf16"):
+        if before.get(key) != now[key]:
+            job.breaks.append(f"machine.{key}: was {before.get(key)!r}, is {now[key]!r}")
+            print(f"warning: {job.breaks[-1]}: the run goes on, with other bytes than it would have had there")
