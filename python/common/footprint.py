@@ -156,7 +156,7 @@ def estimate_training(
     inputs = {"lora": len(method.targets), "adapter": 3, "ptuning": 0}[method.kind]
     fp32_copies = hidden * 4 * (2 + inputs)  # norms, and what a method casts to fp32
     per_layer = tokens * (kept_bytes or 8 * hidden * width + 4 * inner * width + fp32_copies)
-    recomputed = math.ceil(layers / checkpoint_every) if checkpoint_every else 0
+    recomputed = count_recomputed(layers, checkpoint_every)
     kept = layers - recomputed + (1 if recomputed else 0)  # one is there at a time while it is recomputed
     activations = per_layer * kept + recomputed * tokens * hidden * width
     rows = min(tokens, rows_of_logits(config["vocab_size"])) if few_logits else tokens
@@ -169,6 +169,11 @@ def estimate_training(
         activations=activations / GIB,
         logits=logits / GIB,
     )
+
+
+def count_recomputed(layers: int, checkpoint_every: int | None) -> int:
+    """Return how many of ``layers`` recompute their activations: each n-th, or none."""
+    return math.ceil(layers / checkpoint_every) if checkpoint_every else 0
 
 
 def checkpoint_gib(config: Mapping[str, Any], method: MethodSettings) -> float:

@@ -9,12 +9,16 @@ and only what the backward pass of frozen weights needs is kept. Results differ 
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 
-_ROWS = 256  # tokens at a time: what lies between two products stays in the cache, and the products are as fast
+from common.hardware import bf16_flag
+
+_CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
+_TILED_ROWS = 1280  # for products on a CPU with matrix tiles, which has to lay out a weight anew for each of them
 _TILE = 64  # rows that a matrix product takes together
 _STEPS = 2**16  # in which a dropout rate is told
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -49,10 +53,11 @@ class LoraLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, down, up, scale: float, kept):
         result = x.new_empty(len(x), len(weight))
         low = x.new_empty(len(x), len(down), dtype=down.dtype)
-        for rows in _blocks(len(x)):
-            torch.mm(x[rows], weight.T, out=result[rows])
-            low[rows] = _drop(x[rows].to(down.dtype), kept, rows) @ down.T * scale
-            result[rows].add_(low[rows] @ up.T)
+        for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
+            torch.mm(many[0], weight.T, out=many[1])
+            for x_rows, result_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
+                torch.mm(_drop(x_rows.to(down.dtype), kept_rows), down.T, out=low_rows).mul_(scale)
+                result_rows.add_(low_rows @ up.T)
         if bias is not None:
             result += bias
         ctx.save_for_backward(x, weight, down, up, low, kept)
@@ -64,14 +69,16 @@ class LoraLinear(torch.autograd.Function):
         x, weight, down, up, low, kept = ctx.saved_tensors
         x_slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         down_slope, up_slope = torch.zeros_like(down), torch.zeros_like(up)
-        for rows in _blocks(len(x)):
-            part = slope[rows].to(up.dtype)
-            up_slope.addmm_(part.T, low[rows])
-            low_slope = part @ up * ctx.scale
-            down_slope.addmm_(low_slope.T, _drop(x[rows].to(down.dtype), kept, rows))
+        for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
             if x_slope is not None:
-                torch.mm(slope[rows], weight, out=x_slope[rows])
-                x_slope[rows].add_(_drop(low_slope @ down, kept, rows))
+                torch.mm(many[0], weight, out=many[1])
+            for slope_rows, x_slope_rows, x_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
+                part = slope_rows.to(up.dtype)
+                up_slope.addmm_(part.T, low_rows)
+                low_slope = part @ up * ctx.scale
+                down_slope.addmm_(low_slope.T, _drop(x_rows.to(down.dtype), kept_rows))
+                if x_slope is not None:
+                    x_slope_rows.add_(_drop(low_slope @ down, kept_rows))
         return x_slope, None, None, down_slope, up_slope, None, None
 
 
@@ -85,10 +92,13 @@ class GatedMlp(torch.autograd.Function):
     def forward(ctx, x, gate_weight, up_weight, down_weight):
         gate, up = x.new_empty(len(x), len(gate_weight)), x.new_empty(len(x), len(up_weight))
         result = torch.empty_like(x)
-        for rows in _blocks(len(x)):
-            torch.mm(x[rows], gate_weight.T, out=gate[rows])
-            torch.mm(x[rows], up_weight.T, out=up[rows])
-            torch.mm(F.silu(gate[rows]).mul_(up[rows]), down_weight.T, out=result[rows])
+        for x_many, gate_many, up_many, result_many in _blocks(_product_rows(x.dtype), x, gate, up, result):
+            torch.mm(x_many, gate_weight.T, out=gate_many)
+            torch.mm(x_many, up_weight.T, out=up_many)
+            inner = torch.empty_like(gate_many)
+            for inner_rows, gate_rows, up_rows in _blocks(_CACHED_ROWS, inner, gate_many, up_many):
+                torch.mul(F.silu(gate_rows), up_rows, out=inner_rows)
+            torch.mm(inner, down_weight.T, out=result_many)
         ctx.save_for_backward(gate, up, gate_weight, up_weight, down_weight)
         return result
 
@@ -96,11 +106,17 @@ class GatedMlp(torch.autograd.Function):
     def backward(ctx, slope):
         gate, up, gate_weight, up_weight, down_weight = ctx.saved_tensors
         x_slope = torch.empty_like(slope)
-        for rows in _blocks(len(slope)):
-            inner = slope[rows] @ down_weight
-            gate_slope = torch.ops.aten.silu_backward(inner * up[rows], gate[rows])
-            torch.mm(gate_slope, gate_weight, out=x_slope[rows])
-            x_slope[rows].addmm_(inner.mul_(F.silu(gate[rows])), up_weight)
+        for slope_many, x_slope_many, gate_many, up_many in _blocks(
+            _product_rows(slope.dtype), slope, x_slope, gate, up
+        ):
+            up_slope = slope_many @ down_weight  # of the inner product; times silu(gate) it is up's own
+            gate_slope = torch.empty_like(up_slope)
+            for many in _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many):
+                inner_rows, gate_slope_rows, gate_rows, up_rows = many
+                gate_slope_rows.copy_(torch.ops.aten.silu_backward(inner_rows * up_rows, gate_rows))
+                inner_rows.mul_(F.silu(gate_rows))
+            torch.mm(gate_slope, gate_weight, out=x_slope_many)
+            x_slope_many.addmm_(up_slope, up_weight)
         return x_slope, None, None, None
 
 
@@ -110,10 +126,10 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps: float):
         result, factor = torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
-        for rows in _blocks(len(x)):
-            part = x[rows].float()
-            factor[rows] = torch.rsqrt(part.square().mean(-1, keepdim=True) + eps)
-            torch.mul(weight, (part * factor[rows]).to(x.dtype), out=result[rows])
+        for x_rows, factor_rows, result_rows in _blocks(_CACHED_ROWS, x, factor, result):
+            part = x_rows.float()
+            factor_rows.copy_(torch.rsqrt(part.square().mean(-1, keepdim=True) + eps))
+            torch.mul(weight, (part * factor_rows).to(x.dtype), out=result_rows)
         ctx.save_for_backward(x, weight, factor)
         return result
 
@@ -121,18 +137,28 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx, slope):
         x, weight, factor = ctx.saved_tensors
         x_slope = torch.empty_like(x)
-        for rows in _blocks(len(x)):
-            normed = x[rows].float() * factor[rows]
-            part = (slope[rows] * weight).float()
-            x_slope[rows] = factor[rows] * (part - normed * (part * normed).mean(-1, keepdim=True))
+        for x_rows, factor_rows, slope_rows, x_slope_rows in _blocks(_CACHED_ROWS, x, factor, slope, x_slope):
+            normed = x_rows.float() * factor_rows
+            part = (slope_rows * weight).float()
+            x_slope_rows.copy_(factor_rows * (part - normed * (part * normed).mean(-1, keepdim=True)))
         return x_slope, None, None
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    """Cut ``count`` rows into even blocks of at most _ROWS, in whole tiles of the matrix products."""
-    even = math.ceil(count / math.ceil(count / _ROWS)) if count else _TILE
+@cache
+def _product_rows(dtype: torch.dtype) -> int:
+    """Return how many tokens a product with a weight takes at a time."""
+    return _TILED_ROWS if dtype == torch.bfloat16 and bf16_flag() == "amx_bf16" else _CACHED_ROWS
+
+
+def _blocks(most: int, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Cut the rows of ``tensors`` at the same places: even blocks of at most ``most``, in whole tiles of the products.
+
+    For None, which may stand for a tensor, there is None in every block.
+    """
+    count = len(tensors[0])
+    even = math.ceil(count / math.ceil(count / most)) if count else _TILE
     size = math.ceil(even / _TILE) * _TILE
-    return (slice(start, start + size) for start in range(0, count, size))
+    return zip(*(repeat(None) if tensor is None else tensor.split(size) for tensor in tensors), strict=False)
 
 
 def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
@@ -146,9 +172,9 @@ def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     return (bits.view(torch.int16)[:count] >= drops - _STEPS // 2).view(shape), drops / _STEPS
 
 
-def _drop(part: torch.Tensor, kept: torch.Tensor | None, rows: slice) -> torch.Tensor:
+def _drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
     """Return ``part``, zero where dropout says so."""
-    return part if kept is None else part * kept[rows]
+    return part if kept is None else part * kept
 
 
 def _is_plain(mlp) -> bool:

@@ -1,27 +1,55 @@
 """How long a pack may be and which layers recompute their activations: the quickest way that the free memory allows."""
 
-from common import footprint, models
+import random
+
+from common import engine, footprint, models
 from common.jobs import Job
+from common.packing import plan_packs
 from common.settings import TrainingSettings
 
 PROBE = "memory_probe"  # what a probe before step 1 found: its entry in run.json
 _COMFORT = 0.9  # a need above this share of the free memory is answered with activation checkpointing
 _CHECKPOINT_EVERY = (None, 8, 6, 4, 3, 2, 1)  # n-th layer, the quickest first
-_SHORTER_TOKENS = (2048, 1024, 512)  # only once every layer recomputes
+_SHORTER_TOKENS = (2560, 2048, 1792, 1536, 1280, 1024, 768, 512)
+_RECOMPUTED = 0.5  # what a forward pass is of a step: a frozen weight takes part in two products, one of them forward
+_SAMPLED_EXAMPLES = 48
 
 
 def choose(job: Job, kept_bytes: float | None = None) -> None:
-    """Settle the quickest way that fits in ``job.available_gib``, or the smallest one.
+    """Settle the way that computes least of those that fit in ``job.available_gib``, or the smallest one.
 
+    Shorter packs compute the common beginning more often, a layer that recomputes its forward pass twice.
     ``kept_bytes`` is what a layer was measured to keep a token; without it, the need follows from the model's shape.
     """
-    training = job.recipe.training
-    ways = [(training.pack_tokens, every) for every in _CHECKPOINT_EVERY]
+    training, limit = job.recipe.training, _COMFORT * job.available_gib
+    lengths = [training.pack_tokens]
     if training.packing == "on":
-        ways += [(tokens, 1) for tokens in _SHORTER_TOKENS if tokens < training.pack_tokens]
-    limit = _COMFORT * job.available_gib
-    fitting = (way for way in ways if estimate(job, *way, kept_bytes=kept_bytes).total < limit)
-    settle(job, *next(fitting, ways[-1]), kept_bytes=kept_bytes)
+        lengths += [tokens for tokens in _SHORTER_TOKENS if tokens < training.pack_tokens]
+    ways = [(tokens, every) for tokens in lengths for every in _CHECKPOINT_EVERY]
+    fitting = [way for way in ways if estimate(job, *way, kept_bytes=kept_bytes).total < limit]
+    if ways[0] in fitting or len(fitting) < 2:
+        way = (fitting or ways[-1:])[0]
+    else:
+        layers = models.read_config(job.model_folder)["num_hidden_layers"]
+        computed = {tokens: _count_computed(job, tokens) for tokens in dict(fitting)}
+
+        def work(way: tuple[int, int | None]) -> float:
+            recomputed = footprint.count_recomputed(layers, way[1]) / layers
+            return computed[way[0]] * (1 + _RECOMPUTED * recomputed)
+
+        way = min(fitting, key=work)
+    settle(job, *way, kept_bytes=kept_bytes)
+
+
+def _count_computed(job: Job, pack_tokens: int) -> int:
+    """Return how many tokens some of the training examples compute, a step after the other, in packs of this length."""
+    training, examples = job.recipe.training, job.train_set
+    if training.packing == "off":
+        return 1  # the same for every way
+    step = training.micro_batch * training.gradient_accumulation * engine.count_ranks(training)
+    drawn = random.Random(training.seed).sample(range(len(examples)), min(_SAMPLED_EXAMPLES, len(examples)))
+    steps = [[examples[i] for i in drawn[start : start + step]] for start in range(0, len(drawn), step)]
+    return sum(len(pack) for part in steps for pack in plan_packs(part, pack_tokens))
 
 
 def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes: float | None = None) -> None:

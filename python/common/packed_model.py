@@ -28,11 +28,6 @@ def enable_packs(model) -> None:
         last.forward = partial(_forward_last, last, last.forward)
 
 
-def carry_all(model) -> None:
-    """Let every layer carry on all tokens again: for a model whose layers are put in another order."""
-    vars(model.get_base_model().model.layers[-1]).pop("forward", None)
-
-
 def sum_loss(model, pack: Pack, device: str | torch.device = "cpu") -> torch.Tensor:
     """Return the cross-entropy of the pack's targets, summed (fp32 scalar, in nats)."""
     causal = model.get_base_model()

@@ -15,7 +15,8 @@ from common.packing import build_pack
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """So few tokens at a time that every layer takes several blocks, the last one shorter."""
-    monkeypatch.setattr(lean_layers, "_ROWS", 10)
+    monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 10)
+    monkeypatch.setattr(lean_layers, "_product_rows", lambda dtype: 30)
     monkeypatch.setattr(lean_layers, "_TILE", 4)
 
 

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from common import hardware, memory_probe, pack_memory, preparation
+from common.chat import EncodedDataset
 from common.errors import UserError
 from common.hardware import GIB
 from common.jobs import Job, requested_job
@@ -33,17 +35,31 @@ def fit(job, monkeypatch, needed_gib, mode="auto", every=None):
     return training.pack_tokens, training.checkpoint_every_n_layers, said
 
 
-def test_no_more_is_recomputed_than_memory_asks_for(checked, monkeypatch):
-    for tokens, every, words in (
-        (2048, None, "checkpointing off"),
-        (2048, 3, "of one layer in 3"),
-        (2048, 1, "of all layers"),
-        (1024, 1, "packs of up to 1,024 tokens"),
-    ):
-        needed = pack_memory.estimate(checked, tokens, every).total
-        found = fit(checked, monkeypatch, needed)
-        assert found[:2] == (tokens, every) and words in found[2]
-        assert checked.recipe.training.activation_checkpointing == ("on" if every else "off")
+def examples(shared: int, own: int) -> EncodedDataset:
+    """48 examples that begin with the same ``shared`` tokens; of ``own`` tokens after them the last is trained."""
+    rows = np.array([[*range(shared), *[shared + k] * own] for k in range(48)], dtype=np.uint32)
+    rows[:, -1] |= 1 << 31
+    return EncodedDataset(rows.ravel(), np.arange(49) * (shared + own), {})
+
+
+# The demo's step has 8 examples. Of 120 tokens after 900 they are one pack of 1,860, or two with 2,760 together.
+@pytest.mark.parametrize(
+    "shared, own, fits, expected, words",
+    [
+        (0, 200, (2048, None), (2048, None), "checkpointing off"),
+        (0, 200, (1024, None), (1024, None), "checkpointing off; packs of up to 1,024 tokens"),  # they cost nothing
+        (900, 120, (2048, 3), (2048, 3), "of one layer in 3; packs of up to 2,048 tokens"),  # shorter ones cost more
+        (900, 120, (1536, None), (1536, None), "checkpointing off; packs of up to 1,536 tokens"),
+        (0, 200, (512, 1), (512, 1), "of all layers"),
+    ],
+)
+def test_of_what_fits_the_way_that_computes_least_is_taken(checked, monkeypatch, shared, own, fits, expected, words):
+    with monkeypatch.context() as patch:
+        patch.setattr(checked, "train_set", examples(shared, own))
+        needed = pack_memory.estimate(checked, *fits).total
+        found = fit(checked, patch, needed)
+    assert found[:2] == expected and words in found[2]
+    assert checked.recipe.training.activation_checkpointing == ("on" if expected[1] else "off")
 
 
 def test_what_was_asked_for_or_recorded_stays(checked, monkeypatch):
@@ -75,19 +91,20 @@ def trainer(checked, tmp_path_factory):
 
 def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer, monkeypatch):
     training, run = checked.recipe.training, Manifest(3072)
-    fit(checked, monkeypatch, pack_memory.estimate(checked, 1024, 1).total)  # from the shape alone: memory is short
-    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (1024, 1)
+    fit(checked, monkeypatch, pack_memory.estimate(checked, 512, 1).total)  # from the shape alone: memory is short
+    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (512, 1)
+    monkeypatch.setattr(checked, "train_set", examples(900, 120))
     kept_bytes, tried = memory_probe.measure_layer_bytes(trainer, trainer.longest_examples(4))
-    needed = pack_memory.estimate(checked, 3072, 3, kept_bytes=kept_bytes)
+    needed = pack_memory.estimate(checked, 2048, 3, kept_bytes=kept_bytes)
     checked.available_gib = needed.total / 0.9 + 1e-6  # room for that, measured
     memory_probe.fit_packs(run, checked, trainer)
 
-    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (3072, 3)
+    assert (training.pack_tokens, training.checkpoint_every_n_layers) == (2048, 3)
     assert trainer.args.activation_checkpointing
     assert trainer.args.activation_checkpointing_kwargs["every_n_layers"] == 3
     found = run.content["memory_probe"]
     assert found["kept_bytes"] == pytest.approx(kept_bytes, abs=1) and found["tried_tokens"] == tried
-    settled = {"pack_tokens": 3072, "activation_checkpointing": "on", "checkpoint_every_n_layers": 3}
+    settled = {"pack_tokens": 2048, "activation_checkpointing": "on", "checkpoint_every_n_layers": 3}
     assert settled.items() <= found.items()
     assert settled.items() <= run.content["settings"]["training"].items()
     assert run.content["plan"]["memory"]["total"] == pytest.approx(needed.total, abs=1e-3)

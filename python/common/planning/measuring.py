@@ -1,8 +1,10 @@
 """What the slice's process does: load two layers, train them for a moment, measure, and print the result.
 
-A slice with one layer and one with both differ by exactly one layer in the middle of the model: the rest is arithmetic.
+A model with one layer and one with several differ by layers in the middle of the model: the rest is arithmetic. The
+last layer stays a last one, for it may do less than the others.
 """
 
+import copy
 import gc
 import json
 import math
@@ -56,22 +58,24 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
     linear, _ = footprint.count_weights(config | {"num_hidden_layers": 1})
     depth = min(_DEEPEST, layers_of_model, 1 + math.ceil(config["vocab_size"] * config["hidden_size"] / linear))
     trainer, loading_gib, load_s = _load_trainer(recipe, folder, file_gib)
-    deep = _deepen(trainer, depth)
+    deep = max(depth, LAYERS)
+    stack = _Stack(trainer, deep)
     optimizer = trainer.create_optimizer()
     times: dict[int, list[float]] = {1: [], deep: []}
 
     def step(part: str, layers: int) -> float:
-        return _timed(trainer, layers, lambda: trainer.training_step(trainer.model, {"examples": examples[part]}))
+        stack.use(layers)
+        return _timed(trainer, lambda: trainer.training_step(trainer.model, {"examples": examples[part]}))
 
     first_s = step("longest", deep)
-    optimizer_s = min(_timed(trainer, deep, optimizer.step) for _ in range(2))
+    optimizer_s = min(_timed(trainer, optimizer.step) for _ in range(2))
     trainer.model.zero_grad()
     gc.collect()
     before = _rss_gib()
     _reset_peak()
     first_s -= step("longest", deep)
     peak = _peak_gib()
-    kept = {layers: _kept_gib(trainer, examples["longest"], layers) for layers in (1, deep)}
+    kept = {layers: _kept_gib(trainer, stack, layers, examples["longest"]) for layers in (1, deep)}
     tokens = _count_tokens(trainer, examples["longest"])
     activations = (kept[deep] - kept[1]) / (deep - 1) / tokens
     states = footprint.count_trainable(config, recipe.method) * 16 / GIB
@@ -84,21 +88,21 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
         for layers in (1, deep):
             times[layers].append(step("usual", layers))
     usual = _count_tokens(trainer, examples["usual"])
-    forward = {layers: _time_forward(trainer, examples["usual"], layers) / usual for layers in (1, deep)}
+    forward = {layers: _time_forward(trainer, stack, layers, examples["usual"]) / usual for layers in (1, deep)}
     seconds = {layers: median(found) / usual for layers, found in times.items()}
     layer_forward_s = max(forward[deep] - forward[1], forward[deep] / (4 * deep)) / (deep - 1)  # noise must not eat it
     layer_step_s = max((seconds[deep] - seconds[1]) / (deep - 1), 2 * layer_forward_s)  # forward, and as much backward
     both = times[deep]
     return {
         "layer_step_s": layer_step_s,
-        "rest_step_s": max(0.0, seconds[1] - layer_step_s),
+        "single_step_s": max(0.0, seconds[deep] - (deep - 1) * layer_step_s),
         "layer_forward_s": layer_forward_s,
-        "rest_forward_s": max(0.0, forward[1] - layer_forward_s),
+        "single_forward_s": max(0.0, forward[deep] - (deep - 1) * layer_forward_s),
         "optimizer_s": optimizer_s / LAYERS,
         "first_s": max(0.0, first_s),
         "spread": (max(both) - min(both)) / median(both),
         "layer_activations": activations,
-        "rest_activations": max(0.0, kept[1] / tokens - activations),
+        "single_activations": kept[1] / tokens,
         "longest_tokens": tokens,
         "transient": max(0.0, peak - before - kept[deep]),
         "runtime": max(0.0, before - weights - states),
@@ -110,7 +114,6 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
 
 def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     """Return a trainer of the slice, the GiB that loading took beyond what stayed, and the seconds it took."""
-    from common import packed_model
     from common.jobs import Job
     from common.methods import add_method
     from common.models import load_model
@@ -128,28 +131,33 @@ def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     model = add_method(model, recipe.method, recipe.model.name, folder / "model")
     job = Job(recipe, "probe", train_set=[None], tokenizer=SimpleNamespace(pad_token_id=0))
     trainer = new_trainer(job, model, folder / "run")
-    if recipe.training.packing == "on":
-        packed_model.carry_all(model)  # the two layers stand for any of the whole model's, not for its last
     if recipe.training.device != "cpu":
         model.to(recipe.training.device)
     return trainer, loading_gib if loading_gib > 0.1 * file_gib else 0.0, load_s
 
 
-def _deepen(trainer, depth: int) -> int:
-    """Let the model pass through its two layers again and again, up to ``depth`` in all; return how many it is now."""
-    import torch
+class _Stack:
+    """Lets the model pass through its two layers again and again, and through the last one as a last one."""
 
-    base = trainer.model.get_base_model()
-    layers = base.model.layers
-    depth = max(depth, LAYERS)
-    base.model.layers = torch.nn.ModuleList(layers[k % LAYERS] for k in range(depth))
-    if getattr(base.config, "layer_types", None):
-        base.config.layer_types = [base.config.layer_types[k % LAYERS] for k in range(depth)]
-    return depth
+    def __init__(self, trainer, deepest: int):
+        base = trainer.model.get_base_model()
+        self.model, self.config = base.model, base.config
+        middle = list(base.model.layers)
+        self.last = copy.copy(middle[-1])  # the same weights, and the forward pass that packs give a last layer
+        vars(middle[-1]).pop("forward", None)
+        self.middle = [middle[k % LAYERS] for k in range(deepest - 1)]
+        self.use(deepest)
+
+    def use(self, layers: int) -> None:
+        import torch
+
+        self.model.layers = torch.nn.ModuleList([*self.middle[: layers - 1], self.last])
+        self.config.num_hidden_layers = layers
+        if types := getattr(self.config, "layer_types", None):
+            self.config.layer_types = [types[k % len(types)] for k in range(layers - 1)] + types[-1:]
 
 
-def _timed(trainer, layers: int, work: Callable[[], Any]) -> float:
-    trainer.model.get_base_model().config.num_hidden_layers = layers
+def _timed(trainer, work: Callable[[], Any]) -> float:
     _wait_for_device(trainer)
     began = time.perf_counter()
     work()
@@ -157,8 +165,10 @@ def _timed(trainer, layers: int, work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _time_forward(trainer, examples: Sequence, layers: int) -> float:
+def _time_forward(trainer, stack: _Stack, layers: int, examples: Sequence) -> float:
     import torch
+
+    stack.use(layers)
 
     def evaluate() -> None:
         trainer.model.eval()
@@ -166,13 +176,13 @@ def _time_forward(trainer, examples: Sequence, layers: int) -> float:
             for part in trainer.split_step(examples):
                 trainer.sum_loss(part)
 
-    return min(_timed(trainer, layers, evaluate) for _ in range(2))
+    return min(_timed(trainer, evaluate) for _ in range(2))
 
 
-def _kept_gib(trainer, examples: Sequence, layers: int) -> float:
+def _kept_gib(trainer, stack: _Stack, layers: int, examples: Sequence) -> float:
     from common.memory_probe import measure_kept_gib
 
-    trainer.model.get_base_model().config.num_hidden_layers = layers
+    stack.use(layers)
     return measure_kept_gib(trainer, examples)
 
 

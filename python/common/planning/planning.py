@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import checks, engine, footprint, hardware, models
+from common import checks, engine, footprint, hardware, models, pack_memory
 from common.jobs import Job
-from common.pack_memory import longest_part_tokens
 from common.packing import plan_packs
 from common.planning.probe import Slice, count_tokens, measure_slice
 from common.preparation import check_job
@@ -73,6 +72,10 @@ def make_plan(job: Job, *, probe: bool = True) -> Plan:
     if probe:
         usual = batches.usual_part()
         measured = measure_slice(job.recipe, config, batches.longest_part(), usual)
+        if job.asked_pack_tokens:  # the training will choose by what it measures, as this does
+            job.recipe.training.pack_tokens = job.asked_pack_tokens
+            pack_memory.choose(job, measured.layer_activations * hardware.GIB)
+            batches = sample_batches(job)
     plan = _plan_without_times(job, config, batches, measured)
     return plan if measured is None else _add_times(job, plan, measured, batches)
 
@@ -147,7 +150,7 @@ def _plan_without_times(job: Job, config: dict, batches: Batches, measured: Slic
     world = engine.count_ranks(training)
     per_epoch = math.ceil(len(job.train_set) / (training.micro_batch * training.gradient_accumulation * world))
     steps = training.max_steps or math.ceil(training.epochs * per_epoch)
-    longest = batches.longest_tokens() if training.packing == "on" else longest_part_tokens(job)
+    longest = batches.longest_tokens() if training.packing == "on" else pack_memory.longest_part_tokens(job)
     memory = job.memory if measured is None else estimate_memory(job, config, measured, longest)
     available, _ = hardware.memory_gib(training.device)
     each = footprint.checkpoint_gib(config, recipe.method)
@@ -189,14 +192,14 @@ def estimate_memory(job: Job, config: dict, measured: Slice, longest: int, every
     if training.device != "cpu":
         return job.memory
     layers = config["num_hidden_layers"]
-    recomputed = math.ceil(layers / every) if every else 0
+    recomputed = footprint.count_recomputed(layers, every)
     kept = layers - recomputed + (1 if recomputed else 0)
     width = 4 if job.recipe.model.precision == "fp32" else 2
     inputs = recomputed * longest * config["hidden_size"] * width / hardware.GIB
     return replace(
         job.memory,
         runtime=measured.runtime,
-        activations=longest * (kept * measured.layer_activations + measured.rest_activations) + inputs,
+        activations=longest * measured.activations(kept) + inputs,
         logits=measured.transient * longest / measured.longest_tokens,
         loading=measured.loading_share * footprint.file_gib(config),
     )
@@ -207,10 +210,10 @@ def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
     training = job.recipe.training
     layers = config["num_hidden_layers"]
     every = training.checkpoint_every_n_layers if training.activation_checkpointing == "on" else None
-    recomputed = math.ceil(layers / every) if every else 0
-    token_s = layers * measured.layer_step_s + measured.rest_step_s + recomputed * measured.layer_forward_s
+    recomputed = footprint.count_recomputed(layers, every)
+    token_s = measured.step_s(layers) + recomputed * measured.layer_forward_s
     step_s = batches.step_tokens() * token_s + layers * measured.optimizer_s + _STEP_S
-    evaluation_s = batches.evaluation_tokens * (layers * measured.layer_forward_s + measured.rest_forward_s)
+    evaluation_s = batches.evaluation_tokens * measured.forward_s(layers)
     save_s = _SAVE_S + plan.checkpoint_gib / _SAVE_GIB_PER_S
     epochs = math.ceil(plan.epochs)
     computing_s = plan.steps * step_s

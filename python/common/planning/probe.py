@@ -23,27 +23,39 @@ MARK = "RESULT "  # before the line with what was measured
 
 @dataclass(frozen=True)
 class Slice:
-    """What a slice measured: seconds, GiB and GiB a token, each for one layer or for all that is not a layer.
+    """What a slice measured: seconds, GiB and GiB a token, of a layer in the middle and of a model with a single one.
 
-    ``step`` and ``forward`` are seconds a token of forward and backward, and of forward alone. ``spread`` is how much
-    repeats of the same step differ, relative. ``load_s_per_gib`` is a GiB of the weights' file.
+    The single layer is the first and the last at once; all that is not a layer is counted with it. ``step`` and
+    ``forward`` are seconds a token of forward and backward, and of forward alone. ``spread`` is how much repeats of the
+    same step differ, relative. ``load_s_per_gib`` is a GiB of the weights' file.
     """
 
     layer_step_s: float
-    rest_step_s: float
+    single_step_s: float
     layer_forward_s: float
-    rest_forward_s: float
+    single_forward_s: float
     optimizer_s: float  # of one layer's adapter
     first_s: float  # that the first step takes more than the others
     spread: float
     layer_activations: float
-    rest_activations: float
+    single_activations: float
     longest_tokens: int
     transient: float  # at so many tokens, what neither weights nor kept activations explain
     runtime: float
     loading_share: float  # memory that loading takes beyond the weights, as a share of their file
     load_s_per_gib: float
     start_s: float
+
+    def step_s(self, layers: int) -> float:
+        """Return the seconds a token of forward and backward through ``layers`` and the rest, nothing recomputed."""
+        return (layers - 1) * self.layer_step_s + self.single_step_s
+
+    def forward_s(self, layers: int) -> float:
+        return (layers - 1) * self.layer_forward_s + self.single_forward_s
+
+    def activations(self, layers: int) -> float:
+        """Return the GiB a token that ``layers`` and the rest keep for the backward pass."""
+        return (layers - 1) * self.layer_activations + self.single_activations
 
 
 def measure_slice(recipe: Recipe, config: dict[str, Any], longest: Sequence, usual: Sequence) -> Slice:
