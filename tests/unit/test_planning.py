@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from common import hardware
+from common import hardware, memory_probe
 from common.chat import Encoded
 from common.errors import UserError, run_command
 from common.jobs import Job
@@ -49,13 +49,15 @@ def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, 
     from common import random_model
 
     examples = [Encoded([5 + k] * (30 + 7 * k), [index > 12 for index in range(30 + 7 * k)]) for k in range(3)]
-    kept = {}
+    trainers = {}
     for layers in (measuring.LAYERS, TINY["num_hidden_layers"]):
         folder = tmp_path / str(layers)
         random_model.write_model(TINY | {"num_hidden_layers": layers}, folder / "model", tiled=True)
         (folder / "model" / "tokenizer.json").write_text("{}")
-        trainer, _, _ = measuring._load_trainer(settled(packing), folder, 1.0)
-        kept |= {n: measuring._kept_gib(trainer, examples, n) for n in (1, layers)}
+        trainers[layers], _, _ = measuring._load_trainer(settled(packing), folder, 1.0)
+    stack = measuring._Stack(trainers[2], 6)
+    kept = {layers: measuring._kept_gib(trainers[2], stack, layers, examples) for layers in (1, 2)}
+    kept |= {6: memory_probe.measure_kept_gib(trainers[6], examples)}
     layer = kept[2] - kept[1]
     assert layer > 0 and kept[6] == pytest.approx(kept[1] + 5 * layer, rel=1e-6)
     assert kept[2] < kept[6] < 6 * kept[2]
