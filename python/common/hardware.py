@@ -188,8 +188,8 @@ def peak_rss_gib() -> float:
 def return_freed_memory() -> bool:
     """Have freed tensors of 8 MiB and more go back to the system at once; return whether this C library can (glibc).
 
-    By default glibc keeps what is freed below 32 MiB for itself. Checkpointed training frees many such blocks between
-    few that stay, so the holes are of no use: with Mistral-7B's shape, 0.3 GiB a layer were lost that way.
+    By default glibc keeps what is freed below 32 MiB for itself. Quantising and checkpointed training free many such
+    blocks between few that stay, and the holes are of no use: with Mistral-7B's shape, they took 0.3 GiB a layer.
     """
     import ctypes
 

@@ -166,6 +166,7 @@ def load_model(
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     quieten_libraries()
+    hardware.return_freed_memory()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

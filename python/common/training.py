@@ -76,7 +76,6 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> "Reci
 
 def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = (), trainer_class: type | None = None):
     """Return a trainer for the job's examples, with ``model`` made ready for packs if the recipe packs."""
-    hardware.return_freed_memory()
     if job.recipe.training.device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what is in fp32, the adapters for one
     if job.recipe.training.packing == "on":
