@@ -92,7 +92,7 @@ def measure_kept_gib(trainer, examples: Sequence) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage  # held: else another could get the same address
-        return tensor
+        return tensor.detach()  # not itself: an operation that keeps its own result would keep itself alive with it
 
     trainer.model.train()
     gc.collect()

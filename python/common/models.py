@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from common import hardware, weights
@@ -185,16 +187,18 @@ def load_model(
         options["device_map"] = {"": device}
     if device_map:
         options["device_map"] = device_map
+    few_stay = precision == "nf4" and device == "cpu"  # of what is read from the files
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, with all that is wrong, instead of a traceback
-            **options,
-        )
+        with _give_back_pages(folder) if few_stay else nullcontext():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, with all that is wrong, instead of a traceback
+                **options,
+            )
     except (SafetensorError, OSError) as error:
         problem = Problem(f"cannot load the model in {folder}: {error}", next_step="copy or download it again")
         raise UserError(problem, ExitCode.NO_INPUT) from error
@@ -202,7 +206,29 @@ def load_model(
     if wrong:
         what = f"the weights in {folder} do not fit the model: {'; '.join(wrong)}"
         raise UserError(Problem(what, "every tensor, and no other", "copy or download it again"), ExitCode.NO_INPUT)
+    if few_stay:  # a tensor that lies in a file's mapping keeps all of the file's pages
+        for weight in model.parameters():
+            if weight.is_floating_point():
+                weight.data = weight.data.clone()
     return model
+
+
+@contextmanager
+def _give_back_pages(folder: Path):
+    """While the files in ``folder`` are read, give back what was read of them, again and again."""
+    done = Event()
+
+    def give_back() -> None:
+        while not done.wait(0.5):
+            hardware.give_back_pages(folder)
+
+    helper = Thread(target=give_back, daemon=True)
+    helper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        helper.join()
 
 
 def quieten_libraries() -> None:

@@ -42,16 +42,8 @@ def keep_nf4_layout(model) -> None:
 
 
 def freeze(model):
-    """Return ``model`` with no parameter to train; of a model in 4 bits on a CPU, the weights that are not become fp32.
-
-    On a GPU they stay in the precision of the products: in fp32 the embedding of Llama-3.2-3B alone would take 1.5 GiB.
-    """
-    model.requires_grad_(False)
-    if getattr(model, "is_loaded_in_4bit", False) and model.device.type == "cpu":
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return model
+    """Return ``model`` with no parameter to train."""
+    return model.requires_grad_(False)
 
 
 def count_parameters(model) -> tuple[int, int]:
