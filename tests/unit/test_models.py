@@ -1,6 +1,7 @@
 """Model folders: what is refused and why, before and while loading. Run: pytest tests/unit/test_models.py"""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from common import models
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
+from common.methods import add_method
 from common.runs import write_json
-from common.settings import ModelSettings
+from common.settings import MethodSettings, ModelSettings
 
 WEIGHTS = "model.safetensors"
 
@@ -23,6 +25,15 @@ def test_a_sound_folder_has_no_problems_and_loads(tiny_folder):
     assert models.check_model_folder(tiny_folder) == []
     assert models.load_model(tiny_folder, "fp32").dtype == torch.float32
     assert models.load_model(tiny_folder, "bf16").dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="where files are mapped, only Linux tells")
+def test_in_nf4_nothing_stays_of_the_files_and_no_weight_grows(tiny_folder):
+    model = models.load_model(tiny_folder, "nf4")
+    assert str(tiny_folder) not in Path("/proc/self/maps").read_text()
+    adapted = add_method(model, MethodSettings(targets=["q_proj"]), "tiny", tiny_folder)
+    kinds = {weight.dtype for weight in adapted.parameters() if not weight.requires_grad}
+    assert kinds == {torch.uint8, model.config.dtype}
 
 
 def test_a_half_downloaded_file_is_named_with_both_sizes(tiny_folder):

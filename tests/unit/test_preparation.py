@@ -1,5 +1,6 @@
 """What is settled from the free memory before a training. Run: pytest tests/unit/test_preparation.py"""
 
+import gc
 import json
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert training.checkpoint_every_n_layers == 2 and torch.equal(torch.rand(1), expected)
     memory_probe.fit_packs(Manifest(None), checked, trainer)  # the user's own choice
     assert training.checkpoint_every_n_layers == 2
+
+
+def test_the_probe_keeps_nothing_alive(trainer):
+    def alive() -> int:
+        gc.collect()
+        tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+        return sum({tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors}.values())
+
+    longest = trainer.longest_examples(4)
+    memory_probe.measure_layer_bytes(trainer, longest)
+    before = alive()
+    memory_probe.measure_layer_bytes(trainer, longest)
+    assert alive() == before
 
 
 @pytest.mark.parametrize("every", [None, 2])
