@@ -8,11 +8,11 @@ from common.checkpoints import named_disk_errors
 from common.data import check_unchanged
 from common.epochs import read_epochs
 from common.errors import ExitCode, Problem, UserError
-from common.hardware import peak_gpu_gib, peak_rss_gib
 from common.hashing import sha256_of
 from common.loss_plot import LOSS_PLOT, plot_losses
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.planning import records
+from common.process_memory import peak_gpu_gib, peak_rss_gib
 from common.runs import Run, utc_now, write_json
 from common.runs.folders import DONE_FILE, sync_folder
 from common.settings import Recipe

@@ -18,7 +18,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers.trainer_utils import set_seed
 
-from common import hardware, pack_memory
+from common import pack_memory, process_memory
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import GIB
 from common.jobs import Job
@@ -132,7 +132,7 @@ def settle(training: TrainingSettings, trainer) -> dict[str, Any]:
     return {
         "longest_tokens": len(longest[0]),
         "reduced": began != (training.micro_batch, training.pack_tokens),
-        "peak_gpu_gib": hardware.peak_gpu_gib(),
+        "peak_gpu_gib": process_memory.peak_gpu_gib(),
         **{key: getattr(training, key) for key in _SETTLED},
     }
 

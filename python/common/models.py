@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from common import hardware, weights
+from common import hardware, process_memory, weights
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.runs import ROOT, read_json, runs_dir
@@ -168,7 +168,7 @@ def load_model(
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     quieten_libraries()
-    hardware.return_freed_memory()
+    process_memory.return_freed_memory()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -220,7 +220,7 @@ def _give_back_pages(folder: Path):
 
     def give_back() -> None:
         while not done.wait(0.5):
-            hardware.give_back_pages(folder)
+            process_memory.give_back_pages(folder)
 
     helper = Thread(target=give_back, daemon=True)
     helper.start()

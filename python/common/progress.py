@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 from common import checkpoints, ranks
 from common.epochs import Epochs
 from common.errors import ExitCode, Problem, StoppedRun, UserError
-from common.hardware import peak_rss_gib
 from common.loss_plot import draw_in_place, perplexity
+from common.process_memory import peak_rss_gib
 from common.runs import Run, log, utc_now
 from common.runs.line import StatusLine
 from common.runs.view import format_duration, progress_bar

@@ -1,13 +1,8 @@
 """The choices of device, precision and threads, each with its reason. Run: pytest tests/unit/test_hardware.py"""
 
-import mmap
 import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from common import hardware
@@ -163,42 +158,3 @@ def test_a_containers_memory_limit_is_respected(monkeypatch, tmp_path):
 
 def test_space_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert hardware.free_disk_gib(tmp_path / "a" / "b") == pytest.approx(hardware.free_disk_gib(tmp_path), rel=0.01)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages cannot be given back so")
-def test_pages_of_a_mapped_file_are_given_back_and_keep_what_was_written(tmp_path):
-    content = os.urandom(2**25)
-    (tmp_path / "weights").write_bytes(content)
-    with (tmp_path / "weights").open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
-        mapped[:4] = b"mine"
-        assert mapped[4:] == content[4:]
-        before = psutil.Process().memory_info().rss
-        hardware.give_back_pages(tmp_path)
-        assert before - psutil.Process().memory_info().rss > 2**24
-        assert mapped[:4] == b"mine" and mapped[4:] == content[4:]
-
-
-_FREE_BELOW_A_PIN = """
-import sys
-import numpy, psutil
-from common.hardware import return_freed_memory
-if sys.argv[1] == "with":
-    assert return_freed_memory()
-del (first := {0: numpy.ones(3 * 2**20)})[0]  # 24 MiB; from here on glibc takes such blocks from its own heap
-block = {0: numpy.ones(3 * 2**20)}
-pin = numpy.ones(2**12)
-before = psutil.Process().memory_info().rss
-del block[0]
-print(before - psutil.Process().memory_info().rss)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
-def test_freed_tensors_go_back_to_the_system():
-    def freed(how):
-        command = [sys.executable, "-c", _FREE_BELOW_A_PIN, how]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        return int(done.stdout)
-
-    assert freed("without") < 2**20 and freed("with") > 20 * 2**20

@@ -10,7 +10,7 @@ import pytest
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 COMMANDS = sorted(PYTHON.glob("*.py"))
 FLOORS = {
-    "errors schema settings recipes options hardware hashing runs calling ranks orphans": 1,
+    "errors schema settings recipes options hardware process_memory hashing runs calling ranks orphans": 1,
     "data chat packing batches samples manifest": 2,
     "models methods packed_model lean_layers footprint weights engine shapes random_model": 3,
 }

@@ -137,6 +137,6 @@ def _tokenizer():
 
 
 def _peak_gib(device: str) -> float:
-    from common.hardware import peak_gpu_gib, peak_rss_gib
+    from common.process_memory import peak_gpu_gib, peak_rss_gib
 
     return peak_gpu_gib() if device == "cuda" else peak_rss_gib()

@@ -17,8 +17,9 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from common.hardware import GIB, peak_rss_gib
+from common.hardware import GIB
 from common.planning.probe import MARK, count_tokens
+from common.process_memory import peak_rss_gib
 from common.recipes import restore_recipe
 from common.settings import Recipe
 

@@ -1,0 +1,53 @@
+"""The memory of this process: how much it was at most, and what goes back to the system early."""
+
+import sys
+from pathlib import Path
+
+from common.hardware import GIB
+
+
+def peak_rss_gib() -> float:
+    """Return this process's largest resident memory so far in GiB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def peak_gpu_gib() -> float | None:
+    """Return the most memory that this process has held on a CUDA device; None without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
+
+
+def give_back_pages(folder: Path) -> None:
+    """Take the mapped files in ``folder`` out of this process's memory (Linux); they come back when they are read."""
+    import ctypes
+
+    pageout = 21  # MADV_PAGEOUT of <sys/mman.h>: unlike MADV_DONTNEED it loses nothing that was written
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        madvise = ctypes.CDLL(None).madvise
+    except (AttributeError, OSError, TypeError):
+        return
+    for line in lines:
+        place, *_, path = line.split(maxsplit=5)
+        if path.startswith(f"{folder.resolve()}/"):
+            start, end = (int(address, 16) for address in place.split("-"))
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), pageout)
+
+
+def return_freed_memory() -> bool:
+    """Have freed tensors of 8 MiB and more go back to the system at once; return whether this C library can (glibc).
+
+    By default glibc keeps what is freed below 32 MiB for itself. Quantising and checkpointed training free many such
+    blocks between few that stay, and the holes are of no use: with Mistral-7B's shape, they took 0.3 GiB a layer.
+    """
+    import ctypes
+
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of <malloc.h>
+    try:
+        return ctypes.CDLL(None).mallopt(mmap_threshold, 8 * 2**20) == 1
+    except (AttributeError, OSError, TypeError):
+        return False
