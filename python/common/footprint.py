@@ -149,7 +149,8 @@ def estimate_training(
     trainable = count_trainable(config, method) / GIB
     weights = weights_gib(config, precision)
     if precision == "nf4":
-        weights += 2 * max(rows * columns for rows, columns in linear_shapes(config).values()) / GIB  # one is unpacked
+        unpacked = 1 if gpu else 3  # the matrices of a gated MLP, where it runs as one
+        weights += unpacked * 2 * max(rows * columns for rows, columns in linear_shapes(config).values()) / GIB
 
     layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
     width = 4 if precision == "fp32" else 2

@@ -26,17 +26,14 @@ _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
 
 def use_lean_layers(model) -> None:
-    """Let the LoRA layers, gated MLPs and RMS norms of a frozen ``model`` compute leanly, where they are plain ones.
-
-    Quantised layers and trained norms stay as they are.
-    """
-    from peft.tuners.lora import Linear as LoraLayer
+    """Let the LoRA layers, gated MLPs and RMS norms of a frozen ``model`` compute leanly, in NF4 too."""
+    from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
         kind = type(module).__name__
-        if type(module) is LoraLayer and type(module.base_layer) is torch.nn.Linear and not module.lora_variant:
+        if isinstance(module, LoraLayer) and _is_plain(module.base_layer) and not module.lora_variant:
             module.forward = partial(_forward_lora, module, module.forward)
-        elif kind in _MLPS and _is_plain(module):
+        elif kind in _MLPS and _is_gated(module):
             module.forward = partial(_forward_mlp, module)
         elif kind in _NORMS:
             module.forward = partial(_forward_norm, module)
@@ -45,12 +42,14 @@ def use_lean_layers(model) -> None:
 class LoraLinear(torch.autograd.Function):
     """x Wᵀ + bias + scale · (x ∘ kept) Aᵀ Bᵀ, with W frozen, A and B trained in fp32.
 
-    x [tokens, inputs], W [outputs, inputs], A [rank, inputs], B [outputs, rank]; kept bool [tokens, inputs] is the
-    dropout mask, or None; ``scale`` holds the dropout's 1 / (1 − p). Products with A and B are computed in fp32.
+    x [tokens, inputs], W [outputs, inputs], maybe in 4 bits, A [rank, inputs], B [outputs, rank]; kept bool
+    [tokens, inputs] is the dropout mask, or None; ``scale`` holds the dropout's 1 / (1 − p). Products with A and B are
+    computed in fp32.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, down, up, scale: float, kept):
+        ctx.weight, weight = weight, _unpack(weight, x.dtype)
         result = x.new_empty(len(x), len(weight))
         low = x.new_empty(len(x), len(down), dtype=down.dtype)
         for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
@@ -60,14 +59,16 @@ class LoraLinear(torch.autograd.Function):
                 result_rows.add_(low_rows @ up.T)
         if bias is not None:
             result += bias
-        ctx.save_for_backward(x, weight, down, up, low, kept)
+        ctx.save_for_backward(x, down, up, low, kept)
         ctx.scale = scale
         return result
 
     @staticmethod
     def backward(ctx, slope):
-        x, weight, down, up, low, kept = ctx.saved_tensors
-        x_slope = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        x, down, up, low, kept = ctx.saved_tensors
+        x_slope, weight = None, None
+        if ctx.needs_input_grad[0]:
+            x_slope, weight = torch.empty_like(x), _unpack(ctx.weight, x.dtype)
         down_slope, up_slope = torch.zeros_like(down), torch.zeros_like(up)
         for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
             if x_slope is not None:
@@ -85,11 +86,13 @@ class LoraLinear(torch.autograd.Function):
 class GatedMlp(torch.autograd.Function):
     """(silu(x Gᵀ) ∘ x Uᵀ) Dᵀ with G, U and D frozen: only the two inner activations are kept.
 
-    x [tokens, width], G and U [inner, width], D [width, inner].
+    x [tokens, width], G and U [inner, width], D [width, inner], all three maybe in 4 bits.
     """
 
     @staticmethod
-    def forward(ctx, x, gate_weight, up_weight, down_weight):
+    def forward(ctx, x, *weights):
+        ctx.weights = weights
+        gate_weight, up_weight, down_weight = (_unpack(weight, x.dtype) for weight in weights)
         gate, up = x.new_empty(len(x), len(gate_weight)), x.new_empty(len(x), len(up_weight))
         result = torch.empty_like(x)
         for x_many, gate_many, up_many, result_many in _blocks(_product_rows(x.dtype), x, gate, up, result):
@@ -99,12 +102,13 @@ class GatedMlp(torch.autograd.Function):
             for inner_rows, gate_rows, up_rows in _blocks(_CACHED_ROWS, inner, gate_many, up_many):
                 torch.mul(F.silu(gate_rows), up_rows, out=inner_rows)
             torch.mm(inner, down_weight.T, out=result_many)
-        ctx.save_for_backward(gate, up, gate_weight, up_weight, down_weight)
+        ctx.save_for_backward(gate, up)
         return result
 
     @staticmethod
     def backward(ctx, slope):
-        gate, up, gate_weight, up_weight, down_weight = ctx.saved_tensors
+        gate, up = ctx.saved_tensors
+        gate_weight, up_weight, down_weight = (_unpack(weight, slope.dtype) for weight in ctx.weights)
         x_slope = torch.empty_like(slope)
         for slope_many, x_slope_many, gate_many, up_many in _blocks(
             _product_rows(slope.dtype), slope, x_slope, gate, up
@@ -177,10 +181,25 @@ def _drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
     return part if kept is None else part * kept
 
 
-def _is_plain(mlp) -> bool:
-    """Whether none of an MLP's layers is adapted, quantised or has a bias, and its activation is SiLU."""
+def _unpack(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a frozen weight [outputs, inputs] as products take it: one in 4 bits is unpacked."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight, state).to(dtype)
+
+
+def _is_plain(layer) -> bool:
+    """Whether a layer is linear and not adapted; its weight may be in 4 bits."""
+    return type(layer) is torch.nn.Linear or type(layer).__name__ == "Linear4bit"
+
+
+def _is_gated(mlp) -> bool:
+    """Whether an MLP is silu(gate) ∘ up and down again, without adapters and biases."""
     layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    return mlp.config.hidden_act == "silu" and all(type(x) is torch.nn.Linear and x.bias is None for x in layers)
+    return mlp.config.hidden_act == "silu" and all(_is_plain(layer) and layer.bias is None for layer in layers)
 
 
 def _forward_lora(layer, plain: Callable, x: torch.Tensor) -> torch.Tensor:

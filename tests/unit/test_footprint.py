@@ -25,7 +25,7 @@ def test_the_count_of_lora_parameters_is_exact():
 def test_weights_by_precision():
     assert estimate("fp32").weights == pytest.approx(26.98, abs=0.01)
     assert estimate("bf16").weights == pytest.approx(13.49, abs=0.01)
-    assert 3.6 < estimate("nf4").weights < 4.1
+    assert 3.8 < estimate("nf4").weights < 4.3  # 0.33 of it three matrices unpacked
 
 
 LLAMA_8B = MISTRAL_7B | {"vocab_size": 128256}

@@ -3,13 +3,18 @@
 Their gradients in every model are held against one-by-one training in test_packing.py.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from small_models import RAGGED, gradient, make_model
 
 from common import lean_layers, packed_model
 from common.lean_layers import GatedMlp, LoraLinear
+from common.methods import add_method
+from common.models import load_model
 from common.packing import build_pack
+from common.settings import MethodSettings
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +86,25 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_layers():
     _, lean = train_once(model)
     plain_error, lean_error = ((slope - exact).norm() / exact.norm() for slope in (plain, lean))
     assert 1e-4 < lean_error < 1.1 * plain_error
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+def test_on_weights_in_nf4_results_are_those_of_bitsandbytes(tiny_folder, checkpointing):
+    model = load_model(tiny_folder, "nf4", compute="fp32")
+    model = add_method(model, MethodSettings(dropout=0, targets=["q_proj", "v_proj"]), "tiny", tiny_folder).train()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    packed_model.enable_packs(model)
+    plain_loss, plain = train_once(model)
+    lean_layers.use_lean_layers(model)
+    lean = {type(module).__name__ for module in model.modules() if isinstance(vars(module).get("forward"), partial)}
+    assert {"Linear4bit", "MistralMLP"} <= lean
+    lean_loss, lean = train_once(model)
+    assert lean_loss == pytest.approx(plain_loss, rel=1e-5)
+    assert (lean - plain).norm() <= 1e-5 * plain.norm()
 
 
 def test_every_layer_that_can_be_is_lean():
