@@ -110,14 +110,13 @@ class GatedMlp(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         gate_weight, up_weight, down_weight = (_unpack(weight, slope.dtype) for weight in ctx.weights)
         x_slope = torch.empty_like(slope)
-        for slope_many, x_slope_many, gate_many, up_many in _blocks(
-            _product_rows(slope.dtype), slope, x_slope, gate, up
-        ):
+        size = _product_rows(slope.dtype)
+        for slope_many, x_slope_many, gate_many, up_many in _blocks(size, slope, x_slope, gate, up):
             up_slope = slope_many @ down_weight  # of the inner product; times silu(gate) it is up's own
             gate_slope = torch.empty_like(up_slope)
             for many in _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many):
                 inner_rows, gate_slope_rows, gate_rows, up_rows = many
-                gate_slope_rows.copy_(torch.ops.aten.silu_backward(inner_rows * up_rows, gate_rows))
+                torch.ops.aten.silu_backward(inner_rows * up_rows, gate_rows, grad_input=gate_slope_rows)
                 inner_rows.mul_(F.silu(gate_rows))
             torch.mm(gate_slope, gate_weight, out=x_slope_many)
             x_slope_many.addmm_(up_slope, up_weight)

@@ -22,6 +22,7 @@ from common.settings import ModelSettings
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
 PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_GIVE_BACK_S = 2.0  # between two times: what is read meanwhile stays below a GiB
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -219,7 +220,7 @@ def _give_back_pages(folder: Path):
     done = Event()
 
     def give_back() -> None:
-        while not done.wait(0.5):
+        while not done.wait(_GIVE_BACK_S):
             process_memory.give_back_pages(folder)
 
     helper = Thread(target=give_back, daemon=True)
