@@ -54,7 +54,7 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     }
     manifest["settings"]["training"] |= {key: found[key] for key in _SETTLED_OF_PACKS}
     after = pack_memory.describe(training)
-    if after != before:
+    if after != before and manifest["plan"]["from"] != "make plan":
         manifest["plan"] = {"from": "the memory probe", "memory": job.memory.to_dict()}
     run.write_manifest(manifest | {PROBE: found})
     kilobytes = f"a layer keeps {kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"

@@ -31,7 +31,7 @@ def choose(job: Job, kept_bytes: float | None = None) -> None:
         way = (fitting or ways[-1:])[0]
     else:
         layers = models.read_config(job.model_folder)["num_hidden_layers"]
-        computed = {tokens: _count_computed(job, tokens) for tokens in dict(fitting)}
+        computed = {tokens: _count_computed(job, tokens) for tokens in {tokens for tokens, _ in fitting}}
 
         def work(way: tuple[int, int | None]) -> float:
             recomputed = footprint.count_recomputed(layers, way[1]) / layers

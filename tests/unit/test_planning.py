@@ -130,6 +130,11 @@ def test_a_plan_is_found_again_by_the_training_it_is_of(tmp_path, monkeypatch, d
     job.recipe.training.learning_rate *= 2
     assert "train_s" not in records.find_plan(job)
     job.recipe.training.learning_rate /= 2
+    assert job.asked_pack_tokens  # so what was chosen for it does not count
+    with monkeypatch.context() as patch:
+        patch.setattr(job.recipe.training, "pack_tokens", 512)
+        patch.setattr(job.recipe.training, "activation_checkpointing", "on")
+        assert records.find_plan(job)["from"] == "make plan"
 
 
 def test_a_training_is_held_against_its_plan():

@@ -17,6 +17,9 @@ from common.runs import read_json, runs_dir, utc_now, write_json
 def plan_file(job: Job) -> Path:
     """Return where the plan of exactly this job is kept: same settings, data, model name, versions and threads."""
     parts = fingerprint(job.recipe, job.data, {"files": {}}, count_ranks(job.recipe.training))
+    if job.asked_pack_tokens:  # then packs and layers that recompute are an answer, not part of the question
+        parts |= {"training.pack_tokens": job.asked_pack_tokens}
+        parts |= {f"training.{key}": None for key in ("activation_checkpointing", "checkpoint_every_n_layers")}
     text = json.dumps(parts | {"model": job.recipe.model.name}, sort_keys=True, default=str)
     return runs_dir() / "cache" / "plans" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
