@@ -192,7 +192,9 @@ def _unpack(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _is_plain(layer) -> bool:
     """Whether a layer is linear and not adapted; its weight may be in 4 bits."""
-    return type(layer) is torch.nn.Linear or type(layer).__name__ == "Linear4bit"
+    kind = type(layer)
+    in_4_bits = kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes.")  # peft has one, too
+    return kind is torch.nn.Linear or in_4_bits
 
 
 def _is_gated(mlp) -> bool:
