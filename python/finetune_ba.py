@@ -46,7 +46,7 @@ def main() -> None:
 
     recipe = job.recipe
     with open_run(job) as run:
-        model = load_model(job.model_folder, recipe.model.precision, recipe.training.device)
+        model = load_model(job.model_folder, recipe.model.precision, recipe.training.device, recipe.model.compute)
         model = add_method(model, recipe.method, recipe.model.name, job.model_folder)
         trainer = train(run, job, model)
         save_finished(run, recipe, trainer)

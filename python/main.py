@@ -53,7 +53,7 @@ def main() -> None:
 
         recipe = job.recipe
         with open_run(job) as run:
-            model = load_model(job.model_folder, recipe.model.precision)
+            model = load_model(job.model_folder, recipe.model.precision, compute=recipe.model.compute)
             model = add_method(model, recipe.method, base_name=recipe.model.name)
             trainer = train(run, job, model)
             if ranks.is_leader():

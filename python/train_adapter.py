@@ -33,7 +33,7 @@ def main() -> None:
 
     recipe = job.recipe
     with open_run(job) as run:
-        base = load_model(job.model_folder, recipe.model.precision, recipe.training.device)
+        base = load_model(job.model_folder, recipe.model.precision, recipe.training.device, recipe.model.compute)
         model = add_method(base, recipe.method, recipe.model.name, job.model_folder)
         trainer = train(run, job, model)
         save_finished(run, recipe, trainer)

@@ -49,7 +49,7 @@ def main() -> None:
 
     recipe = job.recipe
     with open_run(job) as run:
-        base = load_model(job.model_folder, recipe.model.precision, recipe.training.device)
+        base = load_model(job.model_folder, recipe.model.precision, recipe.training.device, recipe.model.compute)
         model = add_method(base, recipe.method, recipe.model.name, job.model_folder)
         print(describe_trainable(model, recipe.method, job.model_folder))
         trainer = train(run, job, model, SftRecipeTrainer)

@@ -54,7 +54,7 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     }
     manifest["settings"]["training"] |= {key: found[key] for key in _SETTLED_OF_PACKS}
     after = pack_memory.describe(training)
-    if after != before and manifest["plan"]["from"] != "make plan":
+    if after != manifest["plan"].get("way", before):
         manifest["plan"] = {"from": "the memory probe", "memory": job.memory.to_dict()}
     run.write_manifest(manifest | {PROBE: found})
     kilobytes = f"a layer keeps {kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"
@@ -68,10 +68,12 @@ def measure_layer_bytes(trainer, examples: Sequence) -> tuple[float, int]:
 
     Measured on the model's first layers: all of them at once, none recomputing, might not fit.
     """
-    config = trainer.model.get_base_model().config
+    base = trainer.model.get_base_model()
+    config, last = base.config, vars(base.model.layers[-1])
     layers, tokens = config.num_hidden_layers, max(map(len, trainer.split_step(examples)))
     few = min(1, layers - 1)  # one layer has what comes once, as the masks do; and a model may have no other
     many = min(few + 2, layers)
+    ends_early = last.pop("forward", None)  # of few layers the last would be among them
     try:
         config.num_hidden_layers = few
         kept_of_few = measure_kept_gib(trainer, examples)
@@ -79,6 +81,8 @@ def measure_layer_bytes(trainer, examples: Sequence) -> tuple[float, int]:
         kept_of_many = measure_kept_gib(trainer, examples)
     finally:
         config.num_hidden_layers = layers
+        if ends_early:
+            last["forward"] = ends_early
     return (kept_of_many - kept_of_few) * GIB / (many - few) / tokens, tokens
 
 

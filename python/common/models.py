@@ -169,7 +169,6 @@ def load_model(
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     quieten_libraries()
-    process_memory.return_freed_memory()
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -188,7 +187,9 @@ def load_model(
         options["device_map"] = {"": device}
     if device_map:
         options["device_map"] = device_map
-    few_stay = precision == "nf4" and device == "cpu"  # of what is read from the files
+    few_stay = precision == "nf4" and device == "cpu" and not device_map  # of what is read from the files
+    if few_stay:
+        process_memory.return_freed_memory()
     try:
         with _give_back_pages(folder) if few_stay else nullcontext():
             model, info = AutoModelForCausalLM.from_pretrained(

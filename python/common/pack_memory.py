@@ -60,6 +60,12 @@ def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes:
     job.memory = estimate(job, pack_tokens, checkpoint_every, kept_bytes=kept_bytes)
 
 
+def recomputed_every(job: Job) -> int | None:
+    """Return n where each n-th layer recomputes, None where no layer does, as settled."""
+    training = job.recipe.training
+    return training.checkpoint_every_n_layers or 1 if training.activation_checkpointing == "on" else None
+
+
 def estimate(
     job: Job, pack_tokens: int, checkpoint_every: int | None, *, kept_bytes: float | None = None
 ) -> footprint.Footprint:

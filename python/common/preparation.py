@@ -226,10 +226,10 @@ def _fit_memory(job: Job) -> str:
     else:
         asked = training.activation_checkpointing == "on"
         pack_memory.settle(job, training.pack_tokens, (training.checkpoint_every_n_layers or 1) if asked else None)
-    planned = find_plan(job)
-    need = footprint.Footprint.from_dict(planned["memory"])
-    found = checks.check_memory(need, training.device) + (" (as planned)" if planned["from"] == "make plan" else "")
-    return f"{found}; {pack_memory.describe(training)}"
+    planned, way = find_plan(job), pack_memory.describe(training)
+    as_planned = planned.get("way") == way  # else it was made with more memory free, or less, or knew a layer's need
+    need = footprint.Footprint.from_dict(planned["memory"]) if as_planned else job.memory
+    return checks.check_memory(need, training.device) + (" (as planned)" if as_planned else "") + f"; {way}"
 
 
 def _check_disk(job: Job) -> str:

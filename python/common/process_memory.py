@@ -22,18 +22,22 @@ def peak_gpu_gib() -> float | None:
 
 
 def give_back_pages(folder: Path) -> None:
-    """Take the mapped files in ``folder`` out of this process's memory (Linux); they come back when they are read."""
+    """Take the mapped weights of ``folder`` out of this process's memory; they come back when they are read.
+
+    Linux only, and for files of one's own only.
+    """
     import ctypes
 
     pageout = 21  # MADV_PAGEOUT of <sys/mman.h>: unlike MADV_DONTNEED it loses nothing that was written
     try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
         madvise = ctypes.CDLL(None).madvise
     except (AttributeError, OSError, TypeError):
         return
+    files = {str(path.resolve()) for path in folder.glob("*.safetensors")}  # the hub's cache has links
     for line in lines:
         place, *_, path = line.split(maxsplit=5)
-        if path.startswith(f"{folder.resolve()}/"):
+        if path in files:
             start, end = (int(address, 16) for address in place.split("-"))
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), pageout)
 

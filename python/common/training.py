@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, hardware, lean_layers, packed_model, ranks
+from common import checkpoints, hardware, lean_layers, packed_model, process_memory, ranks
 from common.batches import count_trained, pad
 from common.data_order import EpochOrder
 from common.errors import StoppedRun
@@ -76,6 +76,7 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> "Reci
 
 def new_trainer(job: Job, model, output: Path, report_to: Sequence[str] = (), trainer_class: type | None = None):
     """Return a trainer for the job's examples, with ``model`` made ready for packs if the recipe packs."""
+    process_memory.return_freed_memory()
     if job.recipe.training.device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what is in fp32, the adapters for one
     if job.recipe.training.packing == "on":

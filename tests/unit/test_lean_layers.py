@@ -11,10 +11,20 @@ from small_models import RAGGED, gradient, make_model
 
 from common import lean_layers, packed_model
 from common.lean_layers import GatedMlp, LoraLinear
+from common.lean_layers import _product_rows as product_rows
 from common.methods import add_method
 from common.models import load_model
 from common.packing import build_pack
 from common.settings import MethodSettings
+
+
+def test_products_are_larger_where_a_cpu_has_matrix_tiles(monkeypatch):
+    rows = product_rows.__wrapped__  # not what another test kept
+    monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 256)
+    monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "amx_bf16")
+    assert (rows(torch.bfloat16), rows(torch.float32)) == (1280, 256)
+    monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "avx512_bf16")
+    assert rows(torch.bfloat16) == 256
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,14 @@ from common.runs import ROOT
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages cannot be given back so")
 def test_pages_of_a_mapped_file_are_given_back_and_keep_what_was_written(tmp_path):
     content = os.urandom(2**25)
-    (tmp_path / "weights").write_bytes(content)
-    with (tmp_path / "weights").open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+    (tmp_path / "blob").write_bytes(content)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").symlink_to("../blob")
+    with (tmp_path / "blob").open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
         mapped[:4] = b"mine"
         assert mapped[4:] == content[4:]
         before = psutil.Process().memory_info().rss
-        process_memory.give_back_pages(tmp_path)
+        process_memory.give_back_pages(tmp_path / "model")
         assert before - psutil.Process().memory_info().rss > 2**24
         assert mapped[:4] == b"mine" and mapped[4:] == content[4:]
 

@@ -126,7 +126,7 @@ def _load_trainer(recipe: Recipe, folder: Path, file_gib: float):
     recipe.training.max_steps = 1
     _reset_peak()
     began = time.monotonic()
-    model = load_model(folder / "model", recipe.model.precision, recipe.training.device)
+    model = load_model(folder / "model", recipe.model.precision, recipe.training.device, recipe.model.compute)
     load_s = time.monotonic() - began
     loading_gib = max(0.0, _peak_gib() - _rss_gib())
     model = add_method(model, recipe.method, recipe.model.name, folder / "model")
@@ -143,6 +143,7 @@ class _Stack:
     def __init__(self, trainer, deepest: int):
         base = trainer.model.get_base_model()
         self.model, self.config = base.model, base.config
+        self.types = list(getattr(base.config, "layer_types", None) or [])
         middle = list(base.model.layers)
         self.last = copy.copy(middle[-1])  # the same weights, and the forward pass that packs give a last layer
         vars(middle[-1]).pop("forward", None)
@@ -154,8 +155,8 @@ class _Stack:
 
         self.model.layers = torch.nn.ModuleList([*self.middle[: layers - 1], self.last])
         self.config.num_hidden_layers = layers
-        if types := getattr(self.config, "layer_types", None):
-            self.config.layer_types = [types[k % len(types)] for k in range(layers - 1)] + types[-1:]
+        if self.types:
+            self.config.layer_types = [self.types[k % LAYERS] for k in range(layers - 1)] + self.types[-1:]
 
 
 def _timed(trainer, work: Callable[[], Any]) -> float:

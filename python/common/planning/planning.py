@@ -188,7 +188,7 @@ def estimate_memory(job: Job, config: dict, measured: Slice, longest: int, every
     """
     training = job.recipe.training
     if every == "as settled":
-        every = training.checkpoint_every_n_layers if training.activation_checkpointing == "on" else None
+        every = pack_memory.recomputed_every(job)
     if training.device != "cpu":
         return job.memory
     layers = config["num_hidden_layers"]
@@ -209,7 +209,7 @@ def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
     config = models.read_config(job.model_folder)
     training = job.recipe.training
     layers = config["num_hidden_layers"]
-    every = training.checkpoint_every_n_layers if training.activation_checkpointing == "on" else None
+    every = pack_memory.recomputed_every(job)
     recomputed = footprint.count_recomputed(layers, every)
     token_s = measured.step_s(layers) + recomputed * measured.layer_forward_s
     step_s = batches.step_tokens() * token_s + layers * measured.optimizer_s + _STEP_S

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from common import pack_memory
 from common.engine import count_ranks
 from common.errors import UserError
 from common.jobs import Job
@@ -28,7 +29,8 @@ def keep_plan(job: Job, plan: Mapping[str, Any]) -> Path:
     """Write a plan where the training that it is of will find it; return the file."""
     path = plan_file(job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**plan, "recipe": job.recipe.name, "made_at": utc_now()})
+    way = pack_memory.describe(job.recipe.training)
+    write_json(path, {**plan, "way": way, "recipe": job.recipe.name, "made_at": utc_now()})
     return path
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from common.jobs import Job
+from common.pack_memory import recomputed_every
 from common.planning.options import Option
 from common.planning.planning import Plan
 from common.runs.view import format_duration
@@ -61,8 +62,7 @@ def _disturbance(plan: Plan) -> list[str]:
 
 
 def _memory(job: Job, plan: Plan) -> list[str]:
-    training = job.recipe.training
-    every = training.checkpoint_every_n_layers if training.activation_checkpointing == "on" else None
+    every = recomputed_every(job)
     which = {None: "no layer", 1: "every layer"}.get(every, f"one layer in {every}")
     fits = "" if plan.memory.total <= plan.available_gib else ": TOO MUCH"
     where = "where the model is loaded" if plan.memory.loads_longest else "in a step"
