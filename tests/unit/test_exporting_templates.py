@@ -109,7 +109,6 @@ def test_a_server_that_reads_control_tokens_in_that_text_gets_the_same_ids(name)
     assert tokenizer(text, add_special_tokens=False).input_ids == encode_prompt(tokenizer, plain)
 
 
-@pytest.mark.skipif(shutil.which("go") is None, reason="no Go toolchain: the template language itself is not at hand")
 def test_it_is_said_where_a_server_gets_other_tokens_than_training_had():
     note = token_note(load_tokenizer(ROOT / "recipes" / "demo" / "model"))
     assert "other tokens for answers of earlier turns" in note and "a first question is the same" in note
@@ -118,6 +117,7 @@ def test_it_is_said_where_a_server_gets_other_tokens_than_training_had():
         assert token_note(tokenizer) == ""
 
 
+@pytest.mark.skipif(shutil.which("go") is None, reason="no Go toolchain: the template language itself is not at hand")
 def test_gos_own_package_agrees(tmp_path):
     found = [case for name in TOKENIZERS for case in cases(name)]
     jobs = [(go_template(turns), messages) for _, turns, messages in found]
