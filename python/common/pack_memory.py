@@ -61,7 +61,7 @@ def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes:
 
 
 def recomputed_every(job: Job) -> int | None:
-    """Return n where each n-th layer recomputes, None where no layer does, as settled."""
+    """Return n where each n-th layer recomputes, None where no layer does, as settled or asked for."""
     training = job.recipe.training
     return training.checkpoint_every_n_layers or 1 if training.activation_checkpointing == "on" else None
 

@@ -224,8 +224,7 @@ def _fit_memory(job: Job) -> str:
             job.asked_pack_tokens = training.pack_tokens
         pack_memory.choose(job)
     else:
-        asked = training.activation_checkpointing == "on"
-        pack_memory.settle(job, training.pack_tokens, (training.checkpoint_every_n_layers or 1) if asked else None)
+        pack_memory.settle(job, training.pack_tokens, pack_memory.recomputed_every(job))
     planned, way = find_plan(job), pack_memory.describe(training)
     as_planned = planned.get("way") == way  # else it was made with more memory free, or less, or knew a layer's need
     need = footprint.Footprint.from_dict(planned["memory"]) if as_planned else job.memory
