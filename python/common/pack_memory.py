@@ -4,7 +4,7 @@ import random
 
 from common import engine, footprint, models
 from common.jobs import Job
-from common.packing import plan_packs
+from common.packing import count_computed, plan_packs
 from common.settings import TrainingSettings
 
 PROBE = "memory_probe"  # what a probe before step 1 found: its entry in run.json
@@ -13,12 +13,14 @@ _CHECKPOINT_EVERY = (None, 8, 6, 4, 3, 2, 1)  # n-th layer, the quickest first
 _SHORTER_TOKENS = (2560, 2048, 1792, 1536, 1280, 1024, 768, 512)
 _RECOMPUTED = 0.5  # what a forward pass is of a step: a frozen weight takes part in two products, one of them forward
 _SAMPLED_EXAMPLES = 48
+_AS_LITTLE = 1.01  # ways that differ by less are taken for equal
 
 
 def choose(job: Job, kept_bytes: float | None = None) -> None:
     """Settle the way that computes least of those that fit in ``job.available_gib``, or the smallest one.
 
-    Shorter packs compute the common beginning more often, a layer that recomputes its forward pass twice.
+    Shorter packs compute more often what only some of a step's examples begin with (where several ranks share a step,
+    also what all do), a layer that recomputes its forward pass twice.
     ``kept_bytes`` is what a layer was measured to keep a token; without it, the need follows from the model's shape.
     """
     training, limit = job.recipe.training, _COMFORT * job.available_gib
@@ -37,7 +39,10 @@ def choose(job: Job, kept_bytes: float | None = None) -> None:
             recomputed = footprint.count_recomputed(layers, way[1]) / layers
             return computed[way[0]] * (1 + _RECOMPUTED * recomputed)
 
-        way = min(fitting, key=work)
+        least = min(map(work, fitting))
+        way = next(
+            way for way in fitting if work(way) <= _AS_LITTLE * least
+        )  # the longest packs: each reads all weights
     settle(job, *way, kept_bytes=kept_bytes)
 
 
@@ -49,7 +54,7 @@ def _count_computed(job: Job, pack_tokens: int) -> int:
     step = training.micro_batch * training.gradient_accumulation * engine.count_ranks(training)
     drawn = random.Random(training.seed).sample(range(len(examples)), min(_SAMPLED_EXAMPLES, len(examples)))
     steps = [[examples[i] for i in drawn[start : start + step]] for start in range(0, len(drawn), step)]
-    return sum(len(pack) for part in steps for pack in plan_packs(part, pack_tokens))
+    return sum(count_computed(plan_packs(part, pack_tokens, begin_once=training.deepspeed is None)) for part in steps)
 
 
 def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes: float | None = None) -> None:

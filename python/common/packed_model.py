@@ -1,10 +1,12 @@
-"""Running a pack through a model: attention segment by segment, and what lies after the last of it, the MLP and the
-logits, only where an answer is predicted.
+"""Running packs through a model: what all of a step begin with once, attention segment by segment, and what lies after
+the last of it, the MLP and the logits, only where an answer is predicted.
 
-``docs/fast-path.md`` explains both with a figure.
+``docs/fast-path.md`` explains them with a figure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -19,6 +21,13 @@ ATTENTION = "recetario_segments"
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer."""
+
+    layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+
 def enable_packs(model) -> None:
     """Let ``model`` attend by segments, and end early where nothing is predicted. Without a pack all is as before."""
     causal = model.get_base_model()
@@ -28,25 +37,63 @@ def enable_packs(model) -> None:
         last.forward = partial(_forward_last, last, last.forward)
 
 
-def sum_loss(model, pack: Pack, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Return the cross-entropy of the pack's targets, summed (fp32 scalar, in nats)."""
-    causal = model.get_base_model()
+@contextmanager
+def begin(model, packs: Sequence[Pack], device: str | torch.device = "cpu") -> Iterator[Beginning | None]:
+    """Compute what the ``packs`` of a step all begin with, for :func:`sum_loss`; None where that is nothing.
 
-    def place(array):
-        return torch.from_numpy(array).to(device)
+    Each backward pass within ends at its keys and values. Afterwards what they gathered there is carried on, once.
+    """
+    if not packs or not packs[0].layout.begun:
+        yield None
+        return
+    whole = _compute_beginning(model, packs[0], device)
+    cut = {
+        number: tuple(part.detach().requires_grad_(part.requires_grad) for part in pair)
+        for number, pair in whole.layers.items()
+    }
+    yield Beginning(cut)
+    ends = [(part, leaf.grad) for number, pair in whole.layers.items()
+            for part, leaf in zip(pair, cut[number], strict=True) if leaf.grad is not None]  # fmt: skip
+    if ends:
+        torch.autograd.backward(*zip(*ends, strict=True))
 
-    rows, predict_at = np.unique(pack.predict_at, return_inverse=True)
-    hidden = causal.model(
-        input_ids=place(pack.input_ids)[None],
-        position_ids=place(pack.position_ids)[None],
-        attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
-        layout=pack.layout,
-        rows=place(rows),
-        use_cache=False,
-    ).last_hidden_state[0]
-    if len(hidden) == len(pack):
-        hidden = hidden[place(rows)]
-    return LinearCrossEntropy.apply(hidden[place(predict_at)], causal.lm_head.weight, place(pack.targets))
+
+def sum_loss(model, pack: Pack, device: str | torch.device = "cpu", beginning: Beginning | None = None) -> torch.Tensor:
+    """Return the cross-entropy of the pack's targets, summed (fp32 scalar, in nats).
+
+    What lies before the pack is computed along with it unless :func:`begin` gave its ``beginning``.
+    """
+    if pack.layout.begun and beginning is None:
+        beginning = _compute_beginning(model, pack, device)
+    rows, predict_at = (torch.from_numpy(part).to(device) for part in np.unique(pack.predict_at, return_inverse=True))
+    hidden = _run(model, pack.input_ids, pack.position_ids, device, layout=pack.layout, rows=rows, beginning=beginning)
+    if len(hidden) == len(pack.input_ids):
+        hidden = hidden[rows]
+    targets = torch.from_numpy(pack.targets).to(device)
+    return LinearCrossEntropy.apply(hidden[predict_at], model.get_base_model().lm_head.weight, targets)
+
+
+def _compute_beginning(model, pack: Pack, device) -> Beginning:
+    """Return the keys and values of what lies before ``pack``, with all that their gradients need."""
+    beginning, count = Beginning(), pack.layout.begun
+    layout, last = Layout(count, ()), torch.tensor([count - 1], device=device)
+    _run(model, pack.beginning, np.arange(count), device, layout=layout, rows=last, beginning=beginning)
+    return beginning
+
+
+def _run(model, input_ids: np.ndarray, position_ids: np.ndarray, device, **options) -> torch.Tensor:
+    """Return the last hidden state [rows, width]; ``options`` go to the attention and the last layer."""
+    return (
+        model.get_base_model()
+        .model(
+            input_ids=torch.from_numpy(input_ids).to(device)[None],
+            position_ids=torch.from_numpy(position_ids).to(device)[None],
+            attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
+            use_cache=False,
+            **options,
+        )
+        .last_hidden_state[0]
+    )
 
 
 def _forward_last(layer, plain: Callable, hidden: torch.Tensor, *, rows: torch.Tensor | None = None, **options):
@@ -88,12 +135,22 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def segment_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, layout: Layout | None = None, **options
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    layout: Layout | None = None,
+    beginning: Beginning | None = None,
+    **options,
 ):
     """Attention over a pack, as transformers' AttentionInterface calls it.
 
     query [1, heads, tokens, width], key and value [1, key heads, tokens, width]; returns
-    ([1, tokens, heads, width], None).
+    ([1, tokens, heads, width], None). What lies before the pack is seen by all of it; where the pack is itself what
+    others begin with, ``beginning`` gets its keys and values.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -106,6 +163,13 @@ def segment_attention(
     (shared, *queries), (shared_keys, *keys), (shared_values, *values) = (
         part.split(sizes, dim=2) for part in (query, key, value)
     )
+    if layout.begun:
+        before_keys, before_values = beginning.layers[module.layer_idx]
+        shared_keys, shared_values = (
+            torch.cat(pair, dim=2) for pair in ((before_keys, shared_keys), (before_values, shared_values))
+        )
+    elif beginning is not None:
+        beginning.layers.setdefault(module.layer_idx, (key, value))  # the first: checkpointing comes here again
     attend = partial(_attend, scaling=scaling, window=window, masks=layout.masks)
     outputs = [attend(shared, shared_keys, shared_values)] if layout.prefix else []
     for own, own_keys, own_values in zip(queries, keys, values, strict=True):

@@ -3,6 +3,7 @@
 A pack is one sequence: the prefix that its examples have in common, then each example's own part. The positions of
 every part go on from the prefix, attention lets a token see the prefix and its own part only, and the loss is taken
 where an answer is predicted. So a pack computes what its examples compute one by one, without padding or repetition.
+What several packs of a step begin with is no part of them: it is computed once, before the first.
 """
 
 import math
@@ -23,11 +24,14 @@ def rows_of_logits(vocabulary: int) -> int:
 class Layout:
     """Where things lie in a pack: ``prefix`` tokens that all share, then [start, end) of each example's own part.
 
+    All of them also see the ``begun`` tokens before the pack.
+
     ``masks`` are those of its attention, kept while the pack is, for they are the same in every layer.
     """
 
     prefix: int
     segments: tuple[tuple[int, int], ...]
+    begun: int = 0
     masks: dict = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -36,7 +40,8 @@ class Pack:
     """Token ids int64 [tokens], their positions int64 [tokens], and what is predicted from where.
 
     ``predict_at`` int64 [targets] are places in the pack whose hidden state predicts ``targets`` int64 [targets]. A
-    place can occur several times: the end of a shared prompt predicts the first token of every answer.
+    place can occur several times: the end of a shared prompt predicts the first token of every answer. ``beginning``
+    int64 [begun] are the tokens before the pack, which all packs of its step share.
     """
 
     input_ids: np.ndarray
@@ -44,16 +49,21 @@ class Pack:
     predict_at: np.ndarray
     targets: np.ndarray
     layout: Layout
+    beginning: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        """Return how many tokens are in memory while the pack is: its own, and those before it."""
+        return len(self.beginning) + len(self.input_ids)
 
 
-def plan_packs(examples: Sequence, max_tokens: int, *, share_prefix: bool = True, multiple_of: int = 1) -> list[Pack]:
+def plan_packs(
+    examples: Sequence, max_tokens: int, *, share_prefix: bool = True, multiple_of: int = 1, begin_once: bool = False
+) -> list[Pack]:
     """Distribute encoded examples over as few packs of at most ``max_tokens`` as possible, of even size.
 
     An example longer than that gets a pack of its own. The plan depends on the examples alone, whatever their order.
     ``multiple_of`` ranks share the packs: their number is a multiple of it where there are examples enough.
+    ``begin_once``: what several packs all begin with is taken out of them, as their ``beginning``.
     """
     ordered = sorted(examples, key=lambda example: example.input_ids)  # common beginnings come to lie together
     count = math.ceil(len(_split(ordered, max_tokens, share_prefix)) / multiple_of) * multiple_of
@@ -64,15 +74,20 @@ def plan_packs(examples: Sequence, max_tokens: int, *, share_prefix: bool = True
             high = middle
         else:
             low = middle + 1
-    return [build_pack(group, share_prefix=share_prefix) for group in _split(ordered, high, share_prefix)]
+    groups = _split(ordered, high, share_prefix)
+    begun = 0
+    if begin_once and share_prefix and len(groups) > 1:
+        predicting = min(map(_first_trained, ordered)) - 1  # what predicts an answer's first token stays in its pack
+        begun = max(0, min(common_prefix(ordered), predicting))
+    return [build_pack(group, share_prefix=share_prefix, begun=begun) for group in groups]
 
 
-def build_pack(examples: Sequence, *, share_prefix: bool = True) -> Pack:
-    """Lay ``examples`` end to end after their common prefix."""
-    prefix = common_prefix(examples) if share_prefix else 0
-    input_ids, positions = [np.asarray(examples[0].input_ids[:prefix])], [np.arange(prefix)]
+def build_pack(examples: Sequence, *, share_prefix: bool = True, begun: int = 0) -> Pack:
+    """Lay ``examples`` end to end after their common prefix, whose first ``begun`` tokens lie before the pack."""
+    prefix = max(begun, common_prefix(examples)) if share_prefix else 0
+    input_ids, positions = [np.asarray(examples[0].input_ids[begun:prefix])], [np.arange(begun, prefix)]
     predict_at, targets, segments = [], [], []
-    start = prefix
+    start = prefix - begun
     for example in examples:
         ids, trained = np.asarray(example.input_ids), np.asarray(example.completion_mask, bool)
         segments.append((start, start + len(ids) - prefix))
@@ -80,11 +95,17 @@ def build_pack(examples: Sequence, *, share_prefix: bool = True) -> Pack:
         positions.append(np.arange(prefix, len(ids)))
         answer = np.flatnonzero(trained[1:]) + 1  # the first token of a sequence has nothing it could follow from
         before = answer - 1
-        predict_at.append(np.where(before < prefix, before, before - prefix + start))
+        predict_at.append(np.where(before < prefix, before - begun, before - prefix + start))
         targets.append(ids[answer])
         start = segments[-1][1]
     arrays = (np.concatenate(parts).astype(np.int64) for parts in (input_ids, positions, predict_at, targets))
-    return Pack(*arrays, Layout(prefix, tuple(segments)))
+    beginning = np.asarray(examples[0].input_ids[:begun], np.int64)
+    return Pack(*arrays, Layout(prefix - begun, tuple(segments), begun), beginning)
+
+
+def count_computed(packs: Sequence[Pack]) -> int:
+    """Return how many tokens are computed for the packs of a step."""
+    return (len(packs[0].beginning) if packs else 0) + sum(len(pack.input_ids) for pack in packs)
 
 
 def common_prefix(examples: Sequence) -> int:

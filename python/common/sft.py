@@ -36,10 +36,10 @@ class SftRecipeTrainer(RecipeTraining, SFTTrainer):
     def example_lengths(self) -> Sequence[int]:
         return [len(ids) for ids in self.train_dataset["input_ids"]]
 
-    def sum_loss(self, part) -> torch.Tensor:
+    def sum_loss(self, part, beginning: packed_model.Beginning | None = None) -> torch.Tensor:
         """Return the summed cross-entropy of a pack, or of a padded micro-batch through TRL's fused head."""
         if isinstance(part, Pack):
-            return packed_model.sum_loss(self.model, part, self.args.device)
+            return packed_model.sum_loss(self.model, part, self.args.device, beginning)
         batch = self._prepare_inputs(pad(part, self.processing_class.pad_token_id))
         return -self.model(**batch, fused_lm_head=True).log_probs.sum()
 

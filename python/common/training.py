@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -184,14 +185,15 @@ class RecipeTraining:
         loss = torch.zeros((), device=self.args.device)
         model.train()
         rounds = math.ceil(len(parts) / self.args.world_size)
-        for number in range(rounds):
-            part, weight = (mine[number], self.args.world_size) if number < len(mine) else (parts[0], 0)
-            summed = model(part) if self.is_deepspeed_enabled else self.sum_loss(part)
-            part_loss = summed * weight / trained
-            if self.is_deepspeed_enabled:  # which takes the step inside backward, at the last part
-                self.accelerator.gradient_state._set_sync_gradients(number == rounds - 1)
-            self.accelerator.backward(part_loss * self.loss_scale)
-            loss += part_loss.detach()
+        with self.begin(mine) as beginning:
+            for number in range(rounds):
+                part, weight = (mine[number], self.args.world_size) if number < len(mine) else (parts[0], 0)
+                summed = model(part) if self.is_deepspeed_enabled else self.sum_loss(part, beginning)
+                part_loss = summed * weight / trained
+                if self.is_deepspeed_enabled:  # which takes the step inside backward, at the last part
+                    self.accelerator.gradient_state._set_sync_gradients(number == rounds - 1)
+                self.accelerator.backward(part_loss * self.loss_scale)
+                loss += part_loss.detach()
         self.unscale_gradients()
         if self.args.world_size > 1:
             loss = torch.full_like(loss, ranks.add_up(loss.item()) / self.args.world_size)
@@ -214,14 +216,22 @@ class RecipeTraining:
     def split_step(self, examples: Sequence) -> list:
         """Return what goes through the model at a time: packs, or micro-batches of examples."""
         if self.numbers.packing == "on":
-            return plan_packs(examples, self.numbers.pack_tokens, multiple_of=self.args.world_size)
+            once = not self.is_deepspeed_enabled  # its engine runs a pack forward and backward, and knows nothing else
+            world = self.args.world_size
+            return plan_packs(examples, self.numbers.pack_tokens, multiple_of=world, begin_once=once)
         size = self.numbers.micro_batch
         return [examples[start : start + size] for start in range(0, len(examples), size)]
 
-    def sum_loss(self, part) -> torch.Tensor:
+    def begin(self, parts: Sequence):
+        """Return a context that holds what ``parts`` all begin with, computed once, for :meth:`sum_loss`."""
+        if self.numbers.packing == "on":
+            return packed_model.begin(self.model, parts, self.args.device)
+        return nullcontext()
+
+    def sum_loss(self, part, beginning: packed_model.Beginning | None = None) -> torch.Tensor:
         """Return the summed cross-entropy of a pack or of a padded micro-batch."""
         if isinstance(part, Pack):
-            return packed_model.sum_loss(self.model, part, self.args.device)
+            return packed_model.sum_loss(self.model, part, self.args.device, beginning)
         batch = self._prepare_inputs(pad(part, self.processing_class.pad_token_id))
         return self.model(**batch, num_items_in_batch=1).loss
 
@@ -243,8 +253,9 @@ class RecipeTraining:
         self.model.eval()
         for start in range(0, len(examples), size):
             batch = examples[start : start + size]
-            with torch.no_grad():
-                loss_sum += sum(self.sum_loss(part).item() for part in self.deal(self.split_step(batch)))
+            mine = self.deal(self.split_step(batch))
+            with torch.no_grad(), self.begin(mine) as beginning:
+                loss_sum += sum(self.sum_loss(part, beginning).item() for part in mine)
             trained += count_trained(batch)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
             if self.should_stop():

@@ -1,5 +1,7 @@
 """Packs hold what their examples hold, and compute what they compute. Run: pytest tests/unit/test_packing.py"""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from small_models import PREFIX, RAGGED, encoded, gradient, make_adapted, make_model
 
 from common import lean_layers, packed_model
-from common.packing import build_pack, common_prefix, plan_packs
+from common.packing import build_pack, common_prefix, count_computed, plan_packs
 
 CASES = {
     "ragged, shared prefix": RAGGED,
@@ -17,17 +19,35 @@ CASES = {
     "nothing shared": [encoded([k, 50 + k, 3], range(20 + k, 25 + k)) for k in range(4, 9)],
     "the same example twice": [RAGGED[4], RAGGED[4]],
 }
+WAYS = (
+    {"max_tokens": 1000},
+    {"max_tokens": 45},
+    {"max_tokens": 45, "begin_once": True},
+    {"max_tokens": 1, "begin_once": True},  # every example in a pack of its own
+    {"max_tokens": 45, "begin_once": True, "given_beginning": False},  # computed along with each pack, as on ranks
+    {"max_tokens": 1000, "share_prefix": False},
+)
 tokens = st.lists(st.integers(3, 8), min_size=1, max_size=12)
 
 
-@given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=7), st.integers(1, 60), st.booleans())
-def test_a_plan_holds_every_example_once_and_predicts_the_same_from_the_same(pairs, max_tokens, share_prefix):
-    examples = [encoded(prompt, answer) for prompt, answer in pairs]
-    packs = plan_packs(examples, max_tokens, share_prefix=share_prefix)
+@given(
+    st.lists(tokens, min_size=1, max_size=2),
+    st.lists(st.tuples(st.integers(0, 1), tokens, tokens), min_size=1, max_size=7),
+    st.integers(1, 60),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_plan_holds_every_example_once_and_predicts_the_same_from_the_same(
+    instructions, rows, max_tokens, share_prefix, begin_once
+):
+    examples = [encoded(instructions[kind % len(instructions)] + prompt, answer) for kind, prompt, answer in rows]
+    packs = plan_packs(examples, max_tokens, share_prefix=share_prefix, begin_once=begin_once)
     held = []
     for pack in packs:
         assert len(pack) <= max_tokens or len(pack.layout.segments) == 1
-        prefix = pack.input_ids[: pack.layout.prefix].tolist()
+        assert pack.beginning.tolist() == packs[0].beginning.tolist() and len(pack.beginning) == pack.layout.begun
+        prefix = pack.beginning.tolist() + pack.input_ids[: pack.layout.prefix].tolist()
+        assert pack.position_ids[: pack.layout.prefix].tolist() == list(range(pack.layout.begun, len(prefix)))
         for start, end in pack.layout.segments:
             held.append(prefix + pack.input_ids[start:end].tolist())
             assert pack.position_ids[start:end].tolist() == list(range(len(prefix), len(prefix) + end - start))
@@ -37,6 +57,16 @@ def test_a_plan_holds_every_example_once_and_predicts_the_same_from_the_same(pai
     )
     found = sorted((int(p.input_ids[at]), int(t)) for p in packs for at, t in zip(p.predict_at, p.targets, strict=True))
     assert found == wanted
+    assert count_computed(packs) == sum(map(len, packs)) - (len(packs) - 1) * packs[0].layout.begun
+
+
+def test_what_all_packs_begin_with_is_taken_out_of_them_but_for_the_token_that_predicts():
+    packs = plan_packs(RAGGED[2:5], 45, begin_once=True)
+    assert len(packs) > 1 and all(pack.beginning.tolist()[:8] == PREFIX for pack in packs)
+    whole_prompts = CASES["the prefix is the whole prompt"]
+    (first, *_) = plan_packs(whole_prompts, len(PREFIX) + 3, begin_once=True)
+    assert first.beginning.tolist() == PREFIX[:-1] and first.input_ids[0] == PREFIX[-1]
+    assert not plan_packs(RAGGED, 1000, begin_once=True)[0].layout.begun  # one pack holds it itself
 
 
 @given(st.permutations(RAGGED))
@@ -66,12 +96,13 @@ def one_by_one(model, examples):
     return total, gradient(model)
 
 
-def packed(model, examples, **options):
-    total = 0.0
-    for pack in plan_packs(examples, **options):
-        loss = packed_model.sum_loss(model, pack)
-        loss.backward()
-        total += loss.item()
+def packed(model, examples, given_beginning=True, **options):
+    total, packs = 0.0, plan_packs(examples, **options)
+    with packed_model.begin(model, packs) if given_beginning else nullcontext() as beginning:
+        for pack in packs:
+            loss = packed_model.sum_loss(model, pack, beginning=beginning)
+            loss.backward()
+            total += loss.item()
     return total, gradient(model)
 
 
@@ -97,10 +128,10 @@ def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing
             lean_layers.use_lean_layers(model)
         for name, examples in CASES.items():
             loss, slope = reference[name]
-            for max_tokens, share_prefix in ((1000, True), (45, True), (1000, False)):
-                packed_loss, packed_slope = packed(model, examples, max_tokens=max_tokens, share_prefix=share_prefix)
-                assert packed_loss == pytest.approx(loss, rel=1e-5), (name, lean)
-                assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean)
+            for ways in WAYS:
+                packed_loss, packed_slope = packed(model, examples, **ways)
+                assert packed_loss == pytest.approx(loss, rel=1e-5), (name, lean, ways)
+                assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean, ways)
 
 
 def test_after_the_last_attention_only_what_predicts_is_computed():
@@ -131,7 +162,7 @@ def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, chec
         if lean:
             lean_layers.use_lean_layers(model)
         for name, (loss, slope) in reference.items():
-            packed_loss, packed_slope = packed(model, CASES[name], max_tokens=45)
+            packed_loss, packed_slope = packed(model, CASES[name], max_tokens=45, begin_once=True)
             assert packed_loss == pytest.approx(loss, rel=1e-5), (name, lean)
             assert (packed_slope - slope).norm() <= 1e-5 * slope.norm(), (name, lean)
 

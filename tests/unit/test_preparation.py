@@ -36,27 +36,31 @@ def fit(job, monkeypatch, needed_gib, mode="auto", every=None):
     return training.pack_tokens, training.checkpoint_every_n_layers, said
 
 
-def examples(shared: int, own: int) -> EncodedDataset:
-    """48 examples that begin with the same ``shared`` tokens; of ``own`` tokens after them the last is trained."""
-    rows = np.array([[*range(shared), *[shared + k] * own] for k in range(48)], dtype=np.uint32)
+def examples(shared: int, own: int, kinds: int = 1) -> EncodedDataset:
+    """48 examples; those of a kind begin with the same ``shared`` tokens; of ``own`` tokens after them the last is
+    trained."""
+    rows = [[*range(k % kinds, k % kinds + shared), *[5000 + k] * own] for k in range(48)]
+    rows = np.array(rows, dtype=np.uint32)
     rows[:, -1] |= 1 << 31
     return EncodedDataset(rows.ravel(), np.arange(49) * (shared + own), {})
 
 
-# The demo's step has 8 examples. Of 120 tokens after 900 they are one pack of 1,860, or two with 2,760 together.
+# The demo's step has 8 examples. Shorter packs cost nothing for what all of them begin with; but of two kinds, with 60
+# tokens after 1,400, some four are one pack of 1,640 tokens, or two with 3,040 together.
 @pytest.mark.parametrize(
-    "shared, own, fits, expected, words",
+    "data, fits, expected, words",
     [
-        (0, 200, (2048, None), (2048, None), "checkpointing off"),
-        (0, 200, (1024, None), (1024, None), "checkpointing off; packs of up to 1,024 tokens"),  # they cost nothing
-        (900, 120, (2048, 3), (2048, 3), "of one layer in 3; packs of up to 2,048 tokens"),  # shorter ones cost more
-        (900, 120, (1536, None), (1536, None), "checkpointing off; packs of up to 1,536 tokens"),
-        (0, 200, (512, 1), (512, 1), "of all layers"),
+        (examples(0, 200), (2048, None), (2048, None), "checkpointing off"),
+        (examples(0, 200), (1024, None), (1024, None), "checkpointing off; packs of up to 1,024 tokens"),
+        (examples(900, 120), (2048, 3), (1536, None), "checkpointing off; packs of up to 1,536 tokens"),
+        (examples(1400, 60, 2), (2048, 3), (2048, 3), "of one layer in 3; packs of up to 2,048 tokens"),
+        (examples(0, 200), (512, 1), (512, 1), "of all layers"),
     ],
+    ids=["all fits", "nothing shared", "shared by all", "two kinds", "least memory"],
 )
-def test_of_what_fits_the_way_that_computes_least_is_taken(checked, monkeypatch, shared, own, fits, expected, words):
+def test_of_what_fits_the_way_that_computes_least_is_taken(checked, monkeypatch, data, fits, expected, words):
     with monkeypatch.context() as patch:
-        patch.setattr(checked, "train_set", examples(shared, own))
+        patch.setattr(checked, "train_set", data)
         needed = pack_memory.estimate(checked, *fits).total
         found = fit(checked, patch, needed)
     assert found[:2] == expected and words in found[2]
@@ -94,7 +98,7 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     training, run = checked.recipe.training, Manifest(3072)
     fit(checked, monkeypatch, pack_memory.estimate(checked, 512, 1).total)  # from the shape alone: memory is short
     assert (training.pack_tokens, training.checkpoint_every_n_layers) == (512, 1)
-    monkeypatch.setattr(checked, "train_set", examples(900, 120))
+    monkeypatch.setattr(checked, "train_set", examples(1400, 60, 2))
     kept_bytes, tried = memory_probe.measure_layer_bytes(trainer, trainer.longest_examples(4))
     needed = pack_memory.estimate(checked, 2048, 3, kept_bytes=kept_bytes)
     checked.available_gib = needed.total / 0.9 + 1e-6  # room for that, measured

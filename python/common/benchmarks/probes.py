@@ -62,6 +62,8 @@ def gradient_difference() -> float:
         model(input_ids=ids, labels=labels, num_items_in_batch=1).loss.backward()
     reference = gradient()
     packed_model.enable_packs(model)
-    for pack in plan_packs(examples, 300):
-        packed_model.sum_loss(model, pack).backward()
+    packs = plan_packs(examples, 300, begin_once=True)
+    with packed_model.begin(model, packs) as beginning:
+        for pack in packs:
+            packed_model.sum_loss(model, pack, beginning=beginning).backward()
     return ((gradient() - reference).norm() / reference.norm()).item()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,15 +23,16 @@ def summarise(
     Tokens are real ones, prompt and answer of every example, whatever an arm computes to train them.
     """
     from common.chat import encode_examples
-    from common.packing import plan_packs
+    from common.packing import count_computed, plan_packs
     from common.settings import TrainingSettings
 
     data = encode_examples(load_tokenizer(model), examples, max_length_tokens=MAX_LENGTH_TOKENS)
     tokens = int(data.lengths.sum())
     trained = sum(sum(example.completion_mask) for example in data)
     steps = [data[start : start + EXAMPLES_PER_STEP] for start in range(0, len(data), EXAMPLES_PER_STEP)]
-    packs = [pack for step in steps for pack in plan_packs(step, TrainingSettings.pack_tokens)]
-    computed, predicted = sum(map(len, packs)), sum(len(pack.targets) for pack in packs)
+    planned = [plan_packs(step, TrainingSettings.pack_tokens, begin_once=True) for step in steps]
+    packs = list(chain.from_iterable(planned))
+    computed, predicted = sum(map(count_computed, planned)), sum(len(pack.targets) for pack in packs)
     carried = sum(len(set(pack.predict_at.tolist())) for pack in packs)
     arms = {
         arm: {

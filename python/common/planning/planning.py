@@ -9,7 +9,7 @@ from typing import Any
 
 from common import checks, engine, footprint, hardware, models, pack_memory
 from common.jobs import Job
-from common.packing import plan_packs
+from common.packing import count_computed, plan_packs
 from common.planning.probe import Slice, count_tokens, measure_slice
 from common.preparation import check_job
 from common.runs import runs_dir
@@ -82,10 +82,14 @@ def make_plan(job: Job, *, probe: bool = True) -> Plan:
 
 @dataclass
 class Batches:
-    """Steps of an epoch, each as the parts that go through the model at a time; a part is a list of examples."""
+    """Steps of an epoch, each as the parts that go through the model at a time; a part is a list of examples.
+
+    ``tokens`` are in memory while a part is. Of those that several packs begin with, a step computes fewer.
+    """
 
     steps: list[list[list]]
     tokens: list[list[int]]
+    computed_tokens: list[int]  # by step
     evaluation_tokens: int
 
     def usual_part(self) -> list:
@@ -105,7 +109,7 @@ class Batches:
         return max(max(row) for row in self.tokens)
 
     def step_tokens(self) -> float:
-        return mean(sum(row) for row in self.tokens)
+        return mean(self.computed_tokens)
 
 
 def sample_batches(job: Job) -> Batches:
@@ -120,29 +124,29 @@ def sample_batches(job: Job) -> Batches:
     starts = range(0, len(order), size)
     starts = starts[:: max(1, len(starts) // SAMPLED_STEPS)]
     steps = [_split([job.train_set[i] for i in order[start : start + size]], training, world) for start in starts]
-    steps = [parts[::world] for parts in steps]  # those of one rank
-    tokens = [[size for _, size in parts] for parts in steps]
     all_starts = range(0, len(job.validation_set), size)
     starts = all_starts[:: max(1, len(all_starts) // SAMPLED_STEPS)]
-    batches = [_split(job.validation_set[start : start + size], training, world)[::world] for start in starts]
-    evaluated = sum(size for parts in batches for _, size in parts) * len(all_starts) // max(1, len(starts))
-    return Batches([[part for part, _ in parts] for parts in steps], tokens, evaluated)
+    batches = [_split(job.validation_set[start : start + size], training, world) for start in starts]
+    evaluated = sum(computed for _, _, computed in batches) * len(all_starts) // max(1, len(starts))
+    return Batches(*map(list, zip(*steps, strict=True)), evaluated)
 
 
-def _split(examples: Sequence, training, world: int) -> list[tuple[list, int]]:
-    """Return each part of a step, as its examples, with the tokens it computes."""
+def _split(examples: Sequence, training, world: int) -> tuple[list[list], list[int], int]:
+    """Return one rank's parts of a step, as their examples, the tokens of each, and how many all of them compute."""
     if training.packing == "on":
-        packs = plan_packs(examples, training.pack_tokens, multiple_of=world)
+        packs = plan_packs(examples, training.pack_tokens, multiple_of=world, begin_once=training.deepspeed is None)
         left = sorted(examples, key=lambda example: example.input_ids)
         parts = []
         for pack in packs:
             count = len(pack.layout.segments)
-            parts.append((left[:count], len(pack)))
+            parts.append(left[:count])
             left = left[count:]
-        return parts
+        mine = packs[::world]
+        return parts[::world], list(map(len, mine)), count_computed(mine)
     size = training.micro_batch
-    rows = [list(examples[start : start + size]) for start in range(0, len(examples), size)]
-    return [(row, count_tokens(row)) for row in rows]
+    parts = [list(examples[start : start + size]) for start in range(0, len(examples), size)][::world]
+    tokens = list(map(count_tokens, parts))
+    return parts, tokens, sum(tokens)
 
 
 def _plan_without_times(job: Job, config: dict, batches: Batches, measured: Slice | None) -> Plan:
