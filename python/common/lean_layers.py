@@ -21,6 +21,7 @@ _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in 
 _TILED_ROWS = 1280  # for products on a CPU with matrix tiles, which are faster over more tokens
 _TILE = 64  # rows that a matrix product takes together
 _STEPS = 2**16  # in which a dropout rate is told
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
@@ -42,9 +43,9 @@ def use_lean_layers(model) -> None:
 class LoraLinear(torch.autograd.Function):
     """x Wᵀ + bias + scale · (x ∘ kept) Aᵀ Bᵀ, with W frozen, A and B trained in fp32.
 
-    x [tokens, inputs], W [outputs, inputs], maybe in 4 bits, A [rank, inputs], B [outputs, rank]; kept bool
-    [tokens, inputs] is the dropout mask, or None; ``scale`` holds the dropout's 1 / (1 − p). Products with A and B are
-    computed in fp32.
+    x [tokens, inputs], W [outputs, inputs], maybe in 4 bits, A [rank, inputs], B [outputs, rank]; kept int8
+    [tokens, inputs] is the dropout mask of :func:`draw_kept`, or None; ``scale`` holds the dropout's 1 / (1 − p).
+    Products with A and B are computed in fp32, and added before they are rounded.
     """
 
     @staticmethod
@@ -55,8 +56,8 @@ class LoraLinear(torch.autograd.Function):
         for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
             torch.mm(many[0], weight.T, out=many[1])
             for x_rows, result_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
-                torch.mm(_drop(x_rows.to(down.dtype), kept_rows), down.T, out=low_rows).mul_(scale)
-                result_rows.add_(low_rows @ up.T)
+                torch.mm(_drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
+                result_rows.copy_(torch.addmm(result_rows.to(up.dtype), low_rows, up.T))
         if bias is not None:
             result += bias
         ctx.save_for_backward(x, down, up, low, kept)
@@ -69,18 +70,18 @@ class LoraLinear(torch.autograd.Function):
         x_slope, weight = None, None
         if ctx.needs_input_grad[0]:
             x_slope, weight = torch.empty_like(x), _unpack(ctx.weight, x.dtype)
-        down_slope, up_slope = torch.zeros_like(down), torch.zeros_like(up)
+        down_slope, up_slope = torch.zeros_like(down), up.new_zeros(up.T.shape)  # transposed: the quicker product
         for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
             if x_slope is not None:
                 torch.mm(many[0], weight, out=many[1])
             for slope_rows, x_slope_rows, x_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
                 part = slope_rows.to(up.dtype)
-                up_slope.addmm_(part.T, low_rows)
+                up_slope.addmm_(low_rows.T, part)
                 low_slope = part @ up * ctx.scale
-                down_slope.addmm_(low_slope.T, _drop(x_rows.to(down.dtype), kept_rows))
+                down_slope.addmm_(low_slope.T, _drop(x_rows, kept_rows).to(down.dtype))
                 if x_slope is not None:
-                    x_slope_rows.add_(_drop(low_slope @ down, kept_rows))
-        return x_slope, None, None, down_slope, up_slope, None, None
+                    x_slope_rows.copy_(_drop(low_slope @ down, kept_rows).add_(x_slope_rows))
+        return x_slope, None, None, down_slope, up_slope.T.contiguous(), None, None
 
 
 class GatedMlp(torch.autograd.Function):
@@ -130,9 +131,10 @@ class RmsNorm(torch.autograd.Function):
     def forward(ctx, x, weight, eps: float):
         result, factor = torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
         for x_rows, factor_rows, result_rows in _blocks(_CACHED_ROWS, x, factor, result):
-            part = x_rows.float()
-            factor_rows.copy_(torch.rsqrt(part.square().mean(-1, keepdim=True) + eps))
-            torch.mul(weight, (part * factor_rows).to(x.dtype), out=result_rows)
+            part = x_rows.to(torch.float32, copy=True)
+            squares = torch.linalg.vector_norm(part, dim=-1, keepdim=True).square_()
+            torch.rsqrt(squares.div_(part.shape[-1]).add_(eps), out=factor_rows)
+            torch.mul(weight, part.mul_(factor_rows).to(x.dtype), out=result_rows)
         ctx.save_for_backward(x, weight, factor)
         return result
 
@@ -141,9 +143,10 @@ class RmsNorm(torch.autograd.Function):
         x, weight, factor = ctx.saved_tensors
         x_slope = torch.empty_like(x)
         for x_rows, factor_rows, slope_rows, x_slope_rows in _blocks(_CACHED_ROWS, x, factor, slope, x_slope):
-            normed = x_rows.float() * factor_rows
+            normed = x_rows.to(torch.float32, copy=True).mul_(factor_rows)
             part = (slope_rows * weight).float()
-            x_slope_rows.copy_(factor_rows * (part - normed * (part * normed).mean(-1, keepdim=True)))
+            along = (part * normed).mean(-1, keepdim=True)
+            x_slope_rows.copy_(part.sub_(normed.mul_(along)).mul_(factor_rows))
         return x_slope, None, None
 
 
@@ -165,19 +168,22 @@ def _blocks(most: int, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Te
 
 
 def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
-    """Return a dropout mask, bool of this shape, and the rate that it drops at: ``rate``, rounded to 1/65,536.
+    """Return a dropout mask, int8 of this shape, and the rate that it drops at: ``rate``, rounded to 1/65,536.
 
-    Four numbers of the mask are drawn at once, with 16 random bits each: a third of the time of ``bernoulli_``.
+    In the mask all bits are set for what is kept, none for what is dropped. Four numbers of the mask are drawn at once, with 16 random bits each: a third of the time of ``bernoulli_``.
     """
     drops = min(round(rate * _STEPS), _STEPS - 1)
     count = math.prod(shape)
     bits = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(2**63), None)
-    return (bits.view(torch.int16)[:count] >= drops - _STEPS // 2).view(shape), drops / _STEPS
+    kept = (bits.view(torch.int16)[:count] >= drops - _STEPS // 2).view(torch.int8).neg_()
+    return kept.view(shape), drops / _STEPS
 
 
 def _drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """Return ``part``, zero where dropout says so."""
-    return part if kept is None else part * kept
+    """Return ``part``, zero where dropout says so: a bitwise and takes a third of a product with True and False."""
+    if kept is None:
+        return part
+    return (part.view(_BITS[part.itemsize]) & kept).view(part.dtype)
 
 
 def _unpack(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -322,8 +322,8 @@ def test_89_a_loss_that_is_not_finite(kitchen):
 
     original = RecipeTrainer.sum_loss
 
-    def diverge(trainer, part):
-        return original(trainer, part) * (float("nan") if trainer.state.global_step == 3 else 1)
+    def diverge(trainer, part, *beginning):
+        return original(trainer, part, *beginning) * (float("nan") if trainer.state.global_step == 3 else 1)
 
     with patched(RecipeTrainer, "sum_loss", diverge):
         code, said = kitchen.train("nan")
@@ -339,8 +339,8 @@ def test_89_weights_that_are_not_finite_are_never_committed(kitchen):
 
     original = RecipeTrainer.sum_loss
 
-    def diverge(trainer, part):
-        loss = original(trainer, part)
+    def diverge(trainer, part, *beginning):
+        loss = original(trainer, part, *beginning)
         return loss + 0 * (loss * 0).sqrt() if trainer.state.global_step == 3 and loss.requires_grad else loss
 
     with patched(RecipeTrainer, "sum_loss", diverge):

@@ -45,7 +45,7 @@ def train_once(model, seed=3):
 @pytest.mark.parametrize("kind", ["mistral", "qwen2", "phi3"])  # plain, with biases, with joined matrices
 def test_with_the_same_masks_results_are_those_of_peft(kind, monkeypatch):
     def as_peft_draws(shape, rate):
-        return torch.empty(shape, dtype=torch.bool).bernoulli_(1 - rate), rate
+        return -torch.empty(shape, dtype=torch.int8).bernoulli_(1 - rate), rate
 
     model = make_model(kind, dropout=0.3).train()
     packed_model.enable_packs(model)
@@ -65,7 +65,8 @@ def test_dropout_drops_at_its_rate_and_each_number_by_itself(rate):
     assert drops == pytest.approx(rate, abs=2**-16)
     assert drops < 1  # what is kept is divided by 1 minus it
     spread = (drops * (1 - drops) / kept.numel()) ** 0.5
-    assert kept.shape == (1001, 2003)
+    assert kept.shape == (1001, 2003) and kept.unique().tolist() in ([-1, 0], [0])  # all bits set, or none
+    kept = -kept
     assert 1 - kept.double().mean().item() == pytest.approx(drops, abs=5 * spread)
     flat = kept.flatten().double() - (1 - drops)
     for distance in (1, 2, 3, 4, 2003):  # within a drawn number, between two, between two tokens
@@ -144,7 +145,7 @@ def test_gradients_are_those_of_finite_differences():
         return torch.randn(*shape, dtype=torch.float64)
 
     x, down, up = (tensor.requires_grad_() for tensor in (draw(70, 6), draw(2, 6), draw(5, 2)))
-    weight, bias, kept = draw(5, 6), draw(5), torch.rand(70, 6) < 0.7
+    weight, bias, kept = draw(5, 6), draw(5), -(torch.rand(70, 6) < 0.7).to(torch.int8)
     assert torch.autograd.gradcheck(lambda *trained: LoraLinear.apply(x, weight, bias, *trained, 1.7, kept), (down, up))
     assert torch.autograd.gradcheck(lambda x: LoraLinear.apply(x, weight, bias, down, up, 1.7, kept), (x,))
     gate_up_down = draw(9, 6), draw(9, 6), draw(6, 9)
