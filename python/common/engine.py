@@ -36,6 +36,14 @@ def count_ranks(training: TrainingSettings) -> int:
     return training.ranks * training.nodes if training.deepspeed else 1
 
 
+def begins_once(training: TrainingSettings) -> bool:
+    """Return whether what all packs of a step begin with is computed once, before them.
+
+    DeepSpeed's engine runs a pack forward and backward, and knows nothing that lies between two of them.
+    """
+    return not training.deepspeed
+
+
 def describe_plan(recipe: Recipe) -> str:
     """Return how a global batch comes about, as in "micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step"."""
     training, world = recipe.training, count_ranks(recipe.training)

@@ -170,7 +170,8 @@ def _blocks(most: int, *tensors: torch.Tensor | None) -> Iterator[tuple[torch.Te
 def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     """Return a dropout mask, int8 of this shape, and the rate that it drops at: ``rate``, rounded to 1/65,536.
 
-    In the mask all bits are set for what is kept, none for what is dropped. Four numbers of the mask are drawn at once, with 16 random bits each: a third of the time of ``bernoulli_``.
+    In the mask all bits are set for what is kept, none for what is dropped. Four numbers of it are drawn at once, with
+    16 random bits each: a third of the time of ``bernoulli_``.
     """
     drops = min(round(rate * _STEPS), _STEPS - 1)
     count = math.prod(shape)

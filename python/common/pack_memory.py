@@ -39,10 +39,8 @@ def choose(job: Job, kept_bytes: float | None = None) -> None:
             recomputed = footprint.count_recomputed(layers, way[1]) / layers
             return computed[way[0]] * (1 + _RECOMPUTED * recomputed)
 
-        least = min(map(work, fitting))
-        way = next(
-            way for way in fitting if work(way) <= _AS_LITTLE * least
-        )  # the longest packs: each reads all weights
+        enough = _AS_LITTLE * min(map(work, fitting))
+        way = next(way for way in fitting if work(way) <= enough)  # the longest packs: each reads all weights
     settle(job, *way, kept_bytes=kept_bytes)
 
 
@@ -54,7 +52,7 @@ def _count_computed(job: Job, pack_tokens: int) -> int:
     step = training.micro_batch * training.gradient_accumulation * engine.count_ranks(training)
     drawn = random.Random(training.seed).sample(range(len(examples)), min(_SAMPLED_EXAMPLES, len(examples)))
     steps = [[examples[i] for i in drawn[start : start + step]] for start in range(0, len(drawn), step)]
-    return sum(count_computed(plan_packs(part, pack_tokens, begin_once=training.deepspeed is None)) for part in steps)
+    return sum(count_computed(plan_packs(part, pack_tokens, begin_once=engine.begins_once(training))) for part in steps)
 
 
 def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes: float | None = None) -> None:

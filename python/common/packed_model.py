@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -46,14 +47,11 @@ def begin(model, packs: Sequence[Pack], device: str | torch.device = "cpu") -> I
     if not packs or not packs[0].layout.begun:
         yield None
         return
-    whole = _compute_beginning(model, packs[0], device)
-    cut = {
-        number: tuple(part.detach().requires_grad_(part.requires_grad) for part in pair)
-        for number, pair in whole.layers.items()
-    }
-    yield Beginning(cut)
-    ends = [(part, leaf.grad) for number, pair in whole.layers.items()
-            for part, leaf in zip(pair, cut[number], strict=True) if leaf.grad is not None]  # fmt: skip
+    layers = _compute_beginning(model, packs[0], device).layers
+    computed = list(chain.from_iterable(layers.values()))
+    leaves = [part.detach().requires_grad_(part.requires_grad) for part in computed]
+    yield Beginning(dict(zip(layers, zip(leaves[::2], leaves[1::2], strict=True), strict=True)))
+    ends = [(part, leaf.grad) for part, leaf in zip(computed, leaves, strict=True) if leaf.grad is not None]
     if ends:
         torch.autograd.backward(*zip(*ends, strict=True))
 
@@ -83,17 +81,14 @@ def _compute_beginning(model, pack: Pack, device) -> Beginning:
 
 def _run(model, input_ids: np.ndarray, position_ids: np.ndarray, device, **options) -> torch.Tensor:
     """Return the last hidden state [rows, width]; ``options`` go to the attention and the last layer."""
-    return (
-        model.get_base_model()
-        .model(
-            input_ids=torch.from_numpy(input_ids).to(device)[None],
-            position_ids=torch.from_numpy(position_ids).to(device)[None],
-            attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
-            use_cache=False,
-            **options,
-        )
-        .last_hidden_state[0]
+    result = model.get_base_model().model(
+        input_ids=torch.from_numpy(input_ids).to(device)[None],
+        position_ids=torch.from_numpy(position_ids).to(device)[None],
+        attention_mask=torch.ones(1, 1, 1, 1, device=device),  # four dimensions: the model makes no mask of its own
+        use_cache=False,
+        **options,
     )
+    return result.last_hidden_state[0]
 
 
 def _forward_last(layer, plain: Callable, hidden: torch.Tensor, *, rows: torch.Tensor | None = None, **options):

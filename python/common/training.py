@@ -17,7 +17,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, hardware, lean_layers, packed_model, process_memory, ranks
+from common import checkpoints, engine, hardware, lean_layers, packed_model, process_memory, ranks
 from common.batches import count_trained, pad
 from common.data_order import EpochOrder
 from common.errors import StoppedRun
@@ -216,8 +216,7 @@ class RecipeTraining:
     def split_step(self, examples: Sequence) -> list:
         """Return what goes through the model at a time: packs, or micro-batches of examples."""
         if self.numbers.packing == "on":
-            once = not self.is_deepspeed_enabled  # its engine runs a pack forward and backward, and knows nothing else
-            world = self.args.world_size
+            world, once = self.args.world_size, engine.begins_once(self.numbers)
             return plan_packs(examples, self.numbers.pack_tokens, multiple_of=world, begin_once=once)
         size = self.numbers.micro_batch
         return [examples[start : start + size] for start in range(0, len(examples), size)]

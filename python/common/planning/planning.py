@@ -134,7 +134,7 @@ def sample_batches(job: Job) -> Batches:
 def _split(examples: Sequence, training, world: int) -> tuple[list[list], list[int], int]:
     """Return one rank's parts of a step, as their examples, the tokens of each, and how many all of them compute."""
     if training.packing == "on":
-        packs = plan_packs(examples, training.pack_tokens, multiple_of=world, begin_once=training.deepspeed is None)
+        packs = plan_packs(examples, training.pack_tokens, multiple_of=world, begin_once=engine.begins_once(training))
         left = sorted(examples, key=lambda example: example.input_ids)
         parts = []
         for pack in packs:
