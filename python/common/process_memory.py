@@ -1,9 +1,12 @@
 """The memory of this process: how much it was at most, and what goes back to the system early."""
 
+import ctypes
 import sys
 from pathlib import Path
 
 from common.hardware import GIB
+
+_MUCH_FREE = GIB // 2  # in the heap; less would cost more time than it is worth
 
 
 def peak_rss_gib() -> float:
@@ -26,8 +29,6 @@ def give_back_pages(folder: Path) -> None:
 
     Linux only, and for files of one's own only.
     """
-    import ctypes
-
     pageout = 21  # MADV_PAGEOUT of <sys/mman.h>: unlike MADV_DONTNEED it loses nothing that was written
     try:
         lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
@@ -48,10 +49,28 @@ def return_freed_memory() -> bool:
     By default glibc keeps what is freed below 32 MiB for itself. Quantising and checkpointed training free many such
     blocks between few that stay, and the holes are of no use: with Mistral-7B's shape, they took 0.3 GiB a layer.
     """
-    import ctypes
-
     mmap_threshold = -3  # M_MMAP_THRESHOLD of <malloc.h>
     try:
         return ctypes.CDLL(None).mallopt(mmap_threshold, 8 * 2**20) == 1
     except (AttributeError, OSError, TypeError):
         return False
+
+
+def trim_heap() -> bool:
+    """Give what lies free between blocks in use back to the system, where that is much (glibc); return whether it did.
+
+    Packs differ in length, and what one leaves free seldom fits the next.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        library.mallinfo2.restype = _MallocState
+        return library.mallinfo2().fordblks > _MUCH_FREE and library.malloc_trim(0) == 1
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
+class _MallocState(ctypes.Structure):
+    """``struct mallinfo2`` of <malloc.h>; ``fordblks`` are the bytes free in the heap."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]

@@ -194,6 +194,8 @@ class RecipeTraining:
                     self.accelerator.gradient_state._set_sync_gradients(number == rounds - 1)
                 self.accelerator.backward(part_loss * self.loss_scale)
                 loss += part_loss.detach()
+                if self.args.device.type == "cpu":
+                    process_memory.trim_heap()
         self.unscale_gradients()
         if self.args.world_size > 1:
             loss = torch.full_like(loss, ranks.add_up(loss.item()) / self.args.world_size)

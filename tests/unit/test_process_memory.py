@@ -52,3 +52,26 @@ def test_freed_tensors_go_back_to_the_system():
         return int(done.stdout)
 
     assert freed("without") < 2**20 and freed("with") > 20 * 2**20
+
+
+_TRIM = """
+import numpy, psutil
+from common.process_memory import trim_heap
+del (first := {0: numpy.ones(3 * 2**20)})[0]  # 24 MiB; from here on glibc takes such blocks from its own heap
+blocks, pins = {}, {}
+for number in range(int(sys.argv[1])):
+    blocks[number], pins[number] = numpy.ones(2 * 2**20), numpy.ones(2**12)
+before = psutil.Process().memory_info().rss
+blocks.clear()
+print(trim_heap(), before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+@pytest.mark.parametrize(("blocks", "trimmed"), [(8, False), (48, True)])
+def test_the_heap_is_trimmed_where_much_is_free(blocks, trimmed):
+    """Of 16 MiB each, between blocks that stay."""
+    command = [sys.executable, "-c", "import sys" + _TRIM, str(blocks)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.split()
+    assert said[0] == str(trimmed) and (int(said[1]) > (blocks - 2) * 2**24) == trimmed

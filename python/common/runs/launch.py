@@ -21,8 +21,10 @@ from common.runs.folders import MANIFEST_FILE, ROOT, read_json, runs_dir
 from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE, clean_line, last_lines
 from common.runs.run import LAUNCH_VARIABLE
 
-# Training reads local files only, and its log is for reading: no questions to the hub, no bars, no buffering. And GNU's
-# OpenMP is not to spin for long: threads that wait for one that has no core slow each other many times over.
+# Training reads local files only, and its log is for reading: no questions to the hub, no bars, no buffering. GNU's
+# OpenMP is not to spin for long: threads that wait for one that has no core slow each other many times over. oneDNN is
+# not to keep 1,024 compiled products, of 1.7 MB each with AMX, for packs of lengths that do not come again; and glibc's
+# heap is in large pages, for a page costs a microsecond each time that it comes back. docs/fast-path.md has figures.
 TRAINING_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -30,6 +32,8 @@ TRAINING_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
     "GOMP_SPINCOUNT": "1000",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 _POLL_S = 0.05
 
