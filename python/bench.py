@@ -27,11 +27,8 @@ def main() -> None:
     if args.worker:
         from common.benchmarks.apart import print_figures
         from common.benchmarks.trainings import run_arm
-        from common.runs.launch import TRAINING_ENVIRONMENT
 
         arm, data = args.worker
-        if arm == "ours":
-            os.environ |= TRAINING_ENVIRONMENT  # as the launchers start it
         print_figures(run_arm(arm, Path(args.model), Path(data), args.steps))
         return
 
@@ -100,8 +97,11 @@ def random_model(layers: int) -> Path:
 def measure(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
     """Run one arm in a fresh process and return its figures."""
     from common.benchmarks.apart import run_apart
+    from common.runs.launch import training_environment
 
-    return run_apart(Path(__file__), ["--model", model, "--steps", steps, "--worker", arm, data])
+    environment = training_environment() if arm == "ours" else os.environ  # as the launchers start it, and as it comes
+    words = ["--model", model, "--steps", steps, "--worker", arm, data]
+    return run_apart(Path(__file__), words, environment=environment)
 
 
 if __name__ == "__main__":

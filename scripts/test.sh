@@ -10,6 +10,7 @@ usage() {
 usage: scripts/test.sh [pytest option …]
 
 Runs the tests in tests/, or those in TESTS, two files at a time. Options go to pytest: scripts/test.sh -k lock -x
+(with --pdb or -s also -n 0, for one at a time in this process).
 END
 }
 

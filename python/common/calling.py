@@ -1,6 +1,5 @@
 """One of the project's commands, called by another: the soak and the plan's benchmark do what a user would do."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
 from common.runs import ROOT
+from common.runs.launch import training_environment
 
 _LAST_CHARACTERS = 1500
 
@@ -18,7 +18,7 @@ def call(runs: Path, command: str, *words: str) -> str:
     Raises UserError with its exit code and its last words when it fails.
     """
     line = [sys.executable, str(ROOT / "python" / command), *words]
-    environment = os.environ | {"RECETARIO_RUNS": str(runs)}
+    environment = training_environment() | {"RECETARIO_RUNS": str(runs)}  # that of `make`
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         by_hand = f"RECETARIO_RUNS={shlex.quote(str(runs))} python python/{shlex.join([command, *words])}"

@@ -19,8 +19,8 @@ _AS_LITTLE = 1.01  # ways that differ by less are taken for equal
 def choose(job: Job, kept_bytes: float | None = None) -> None:
     """Settle the way that computes least of those that fit in ``job.available_gib``, or the smallest one.
 
-    Shorter packs compute more often what only some of a step's examples begin with (where several ranks share a step,
-    also what all do), a layer that recomputes its forward pass twice.
+    Shorter packs compute more often what only some of a step's examples begin with (under DeepSpeed also what all do),
+    a layer that recomputes its forward pass twice. Of ways that compute as much, the longest packs.
     ``kept_bytes`` is what a layer was measured to keep a token; without it, the need follows from the model's shape.
     """
     training, limit = job.recipe.training, _COMFORT * job.available_gib

@@ -6,9 +6,9 @@ the last of it, the MLP and the logits, only where an answer is predicted.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,9 @@ from transformers.masking_utils import AttentionMaskInterface
 from common.packing import Layout, Pack, rows_of_logits
 
 ATTENTION = "recetario_segments"
+# The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer.
+Beginning = dict[int, tuple[torch.Tensor, torch.Tensor]]
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer."""
-
-    layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 def enable_packs(model) -> None:
@@ -47,10 +42,10 @@ def begin(model, packs: Sequence[Pack], device: str | torch.device = "cpu") -> I
     if not packs or not packs[0].layout.begun:
         yield None
         return
-    layers = _compute_beginning(model, packs[0], device).layers
+    layers = _compute_beginning(model, packs[0], device)
     computed = list(chain.from_iterable(layers.values()))
     leaves = [part.detach().requires_grad_(part.requires_grad) for part in computed]
-    yield Beginning(dict(zip(layers, zip(leaves[::2], leaves[1::2], strict=True), strict=True)))
+    yield dict(zip(layers, zip(leaves[::2], leaves[1::2], strict=True), strict=True))
     ends = [(part, leaf.grad) for part, leaf in zip(computed, leaves, strict=True) if leaf.grad is not None]
     if ends:
         torch.autograd.backward(*zip(*ends, strict=True))
@@ -71,15 +66,19 @@ def sum_loss(model, pack: Pack, device: str | torch.device = "cpu", beginning: B
     return LinearCrossEntropy.apply(hidden[predict_at], model.get_base_model().lm_head.weight, targets)
 
 
-def _compute_beginning(model, pack: Pack, device) -> Beginning:
+def _compute_beginning(model, pack: Pack, device: str | torch.device) -> Beginning:
     """Return the keys and values of what lies before ``pack``, with all that their gradients need."""
-    beginning, count = Beginning(), pack.layout.begun
+    layers, count = Beginning(), pack.layout.begun
     layout, last = Layout(count, ()), torch.tensor([count - 1], device=device)
-    _run(model, pack.beginning, np.arange(count), device, layout=layout, rows=last, beginning=beginning)
-    return beginning
+    record_in = [layers]
+    _run(model, pack.beginning, np.arange(count), device, layout=layout, rows=last, record_in=record_in)
+    record_in.clear()  # a layer that recomputes holds this list: it must not record again, nor hold what holds it
+    return layers
 
 
-def _run(model, input_ids: np.ndarray, position_ids: np.ndarray, device, **options) -> torch.Tensor:
+def _run(
+    model, input_ids: np.ndarray, position_ids: np.ndarray, device: str | torch.device, **options: Any
+) -> torch.Tensor:
     """Return the last hidden state [rows, width]; ``options`` go to the attention and the last layer."""
     result = model.get_base_model().model(
         input_ids=torch.from_numpy(input_ids).to(device)[None],
@@ -139,13 +138,14 @@ def segment_attention(
     dropout=0.0,
     layout: Layout | None = None,
     beginning: Beginning | None = None,
+    record_in: Sequence[Beginning] = (),
     **options,
 ):
     """Attention over a pack, as transformers' AttentionInterface calls it.
 
     query [1, heads, tokens, width], key and value [1, key heads, tokens, width]; returns
-    ([1, tokens, heads, width], None). What lies before the pack is seen by all of it; where the pack is itself what
-    others begin with, ``beginning`` gets its keys and values.
+    ([1, tokens, heads, width], None). All of a pack sees its ``beginning``; where it is itself what others begin with,
+    those in ``record_in`` get its keys and values.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -159,12 +159,12 @@ def segment_attention(
         part.split(sizes, dim=2) for part in (query, key, value)
     )
     if layout.begun:
-        before_keys, before_values = beginning.layers[module.layer_idx]
+        before_keys, before_values = beginning[module.layer_idx]
         shared_keys, shared_values = (
             torch.cat(pair, dim=2) for pair in ((before_keys, shared_keys), (before_values, shared_values))
         )
-    elif beginning is not None:
-        beginning.layers.setdefault(module.layer_idx, (key, value))  # the first: checkpointing comes here again
+    for layers in record_in:
+        layers[module.layer_idx] = key, value
     attend = partial(_attend, scaling=scaling, window=window, masks=layout.masks)
     outputs = [attend(shared, shared_keys, shared_values)] if layout.prefix else []
     for own, own_keys, own_values in zip(queries, keys, values, strict=True):

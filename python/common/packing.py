@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _LOGITS = 2**25  # at most so many at a time: 128 MiB in fp32
+WORTH_A_PASS = 256  # tokens saved in a step, for which it is worth reading all weights once more
 
 
 def rows_of_logits(vocabulary: int) -> int:
@@ -63,7 +64,7 @@ def plan_packs(
 
     An example longer than that gets a pack of its own. The plan depends on the examples alone, whatever their order.
     ``multiple_of`` ranks share the packs: their number is a multiple of it where there are examples enough.
-    ``begin_once``: what several packs all begin with is taken out of them, as their ``beginning``.
+    ``begin_once``: what several packs all begin with is taken out of them, as ``beginning``, where that saves enough.
     """
     ordered = sorted(examples, key=lambda example: example.input_ids)  # common beginnings come to lie together
     count = math.ceil(len(_split(ordered, max_tokens, share_prefix)) / multiple_of) * multiple_of
@@ -79,6 +80,7 @@ def plan_packs(
     if begin_once and share_prefix and len(groups) > 1:
         predicting = min(map(_first_trained, ordered)) - 1  # what predicts an answer's first token stays in its pack
         begun = max(0, min(common_prefix(ordered), predicting))
+        begun = begun if (len(groups) - 1) * begun >= WORTH_A_PASS else 0
     return [build_pack(group, share_prefix=share_prefix, begun=begun) for group in groups]
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -223,7 +223,7 @@ class RecipeTraining:
         size = self.numbers.micro_batch
         return [examples[start : start + size] for start in range(0, len(examples), size)]
 
-    def begin(self, parts: Sequence):
+    def begin(self, parts: Sequence) -> AbstractContextManager[packed_model.Beginning | None]:
         """Return a context that holds what ``parts`` all begin with, computed once, for :meth:`sum_loss`."""
         if self.numbers.packing == "on":
             return packed_model.begin(self.model, parts, self.args.device)

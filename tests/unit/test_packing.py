@@ -1,5 +1,7 @@
 """Packs hold what their examples hold, and compute what they compute. Run: pytest tests/unit/test_packing.py"""
 
+import gc
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import PREFIX, RAGGED, encoded, gradient, make_adapted, make_model
 
-from common import lean_layers, packed_model
+from common import lean_layers, packed_model, packing
 from common.packing import build_pack, common_prefix, count_computed, plan_packs
 
 CASES = {
@@ -24,10 +26,17 @@ WAYS = (
     {"max_tokens": 45},
     {"max_tokens": 45, "begin_once": True},
     {"max_tokens": 1, "begin_once": True},  # every example in a pack of its own
-    {"max_tokens": 45, "begin_once": True, "given_beginning": False},  # computed along with each pack, as on ranks
+    {"max_tokens": 45, "begin_once": True, "given_beginning": False},  # computed along with a pack, as in a probe
     {"max_tokens": 1000, "share_prefix": False},
 )
 tokens = st.lists(st.integers(3, 8), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _any_beginning_is_worth_a_pass():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "WORTH_A_PASS", 1)
+        yield
 
 
 @given(
@@ -67,6 +76,41 @@ def test_what_all_packs_begin_with_is_taken_out_of_them_but_for_the_token_that_p
     (first, *_) = plan_packs(whole_prompts, len(PREFIX) + 3, begin_once=True)
     assert first.beginning.tolist() == PREFIX[:-1] and first.input_ids[0] == PREFIX[-1]
     assert not plan_packs(RAGGED, 1000, begin_once=True)[0].layout.begun  # one pack holds it itself
+
+
+@pytest.mark.parametrize(("shared", "begun"), [(127, 0), (128, 128)])
+def test_a_beginning_is_taken_out_only_where_that_saves_enough(monkeypatch, shared, begun):
+    monkeypatch.setattr(packing, "WORTH_A_PASS", 256)
+    examples = [encoded([*range(shared), 1000 + k], [k]) for k in range(3)]
+    packs = plan_packs(examples, 1, begin_once=True)
+    assert len(packs) == 3 and [pack.layout.begun for pack in packs] == [begun] * 3
+
+
+def test_nothing_holds_a_beginning_that_was_abandoned():
+    """An error between its forward and its backward pass must not keep its activations, recomputed or not."""
+    model = make_model("mistral", sliding_window=None).train()
+    packed_model.enable_packs(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    packs = plan_packs(RAGGED, 45, begin_once=True)
+
+    def abandon():
+        with pytest.raises(MemoryError), packed_model.begin(model, packs) as beginning:
+            packed_model.sum_loss(model, packs[0], beginning=beginning)
+            raise MemoryError
+
+    computed = []
+    whole = packed_model._compute_beginning
+
+    def remember(*given):
+        layers = whole(*given)
+        computed.append(weakref.ref(layers[1][0]))
+        return layers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed_model, "_compute_beginning", remember)
+        abandon()
+    gc.collect()
+    assert [reference() for reference in computed] == [None]
 
 
 @given(st.permutations(RAGGED))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import hardware, memory_probe, pack_memory, preparation
+from common import hardware, memory_probe, pack_memory, packing, preparation
 from common.chat import EncodedDataset
 from common.errors import UserError
 from common.hardware import GIB
@@ -122,6 +122,24 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert training.checkpoint_every_n_layers == 2 and torch.equal(torch.rand(1), expected)
     memory_probe.fit_packs(Manifest(None), checked, trainer)  # the user's own choice
     assert training.checkpoint_every_n_layers == 2
+
+
+def test_what_all_packs_of_a_step_begin_with_is_computed_once(trainer, monkeypatch):
+    monkeypatch.setattr(packing, "WORTH_A_PASS", 1)
+    step = trainer.longest_examples(6)
+    monkeypatch.setattr(trainer.numbers, "pack_tokens", 1)
+    packs, seen = trainer.split_step(step), []
+    assert len(packs) == 6 and packs[0].layout.begun
+    hook = trainer.model.get_base_model().model.embed_tokens.register_forward_hook(
+        lambda module, given, result: seen.append(given[0].numel())
+    )
+    trainer.training_step(trainer.model, {"examples": step})
+    trainer.model.zero_grad()
+    assert sum(seen) == packing.count_computed(packs) < sum(map(len, packs))
+    seen.clear()
+    trainer.evaluate(step)
+    hook.remove()
+    assert sum(seen) == packing.count_computed(packs)
 
 
 def test_the_probe_keeps_nothing_alive(trainer):

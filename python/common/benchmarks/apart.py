@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import ExitCode, Problem, UserError
@@ -25,13 +25,14 @@ def run_apart(
     *,
     quiet: bool = True,
     watch: Callable[[subprocess.Popen], object] = subprocess.Popen.wait,
+    environment: Mapping[str, str] = os.environ,
 ) -> dict:
     """Run ``command`` with ``words`` and return the figures it prints; ``watch`` is called while it runs.
 
     What it says beside them is not shown, but for stderr unless ``quiet``. The hub is not asked for anything. Raises
     UserError 70 with its last line when there are no figures.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = {**environment, "HF_HUB_OFFLINE": "1"}
     with _temporary_file() as out, _temporary_file() as err:
         line = [sys.executable, str(command), *map(str, words)]
         with subprocess.Popen(line, stdout=out, stderr=err if quiet else None, env=environment) as process:

@@ -5,7 +5,6 @@ everything else's.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 
 from common.errors import ExitCode, Problem, UserError
 from common.runs import ROOT
+from common.runs.launch import training_environment
 from common.settings import Recipe
 
 MARK = "RESULT "  # before the line with what was measured
@@ -74,7 +74,7 @@ def measure_slice(recipe: Recipe, config: dict[str, Any], longest: Sequence, usu
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "task.json"
         path.write_text(json.dumps(task), encoding="utf-8")
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HF_HUB_OFFLINE": "1"}
+        environment = training_environment() | {"PYTHONPATH": str(ROOT / "python"), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-c", code, str(path)]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found = [line for line in answer.stdout.splitlines() if line.startswith(MARK)]
