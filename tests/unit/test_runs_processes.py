@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.runs import processes
+from common.runs import launch, processes
 from common.runs.processes import Identity
 
 
@@ -118,3 +118,11 @@ def test_oom_kills_are_counted_in_every_format(tmp_path):
     assert processes.count_oom_kills(str(tmp_path / "none")) is None
     if processes.HAS_PROC:
         assert processes.oom_kills()["count"] >= 0
+
+
+def test_a_training_gets_its_environment_and_what_the_user_set_stays(monkeypatch):
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    environment = launch.training_environment()
+    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
