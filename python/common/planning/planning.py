@@ -235,7 +235,7 @@ def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
         save_s=save_s,
         start_s=start_s,
         train_s=train_s,
-        low_s=train_s * max(0.0, 1 - room),
+        low_s=train_s / (1 + room),
         high_s=train_s * (1 + room),
         first_checkpoint_s=start_s + first + save_s,
         recompute_share=measured.layer_forward_s / measured.layer_step_s,
