@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from common.hardware import bf16_flag
+from common.teamwork import column_pieces, multiply, share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
 _TILED_ROWS = 1280  # for products on a CPU with matrix tiles, which are faster over more tokens
@@ -53,11 +54,15 @@ class LoraLinear(torch.autograd.Function):
         ctx.weight, weight = weight, _unpack(weight, x.dtype)
         result = x.new_empty(len(x), len(weight))
         low = x.new_empty(len(x), len(down), dtype=down.dtype)
+
+        def add_update(rows) -> None:
+            x_rows, result_rows, low_rows, kept_rows = rows
+            torch.mm(_drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
+            result_rows.copy_(torch.addmm(result_rows.to(up.dtype), low_rows, up.T))
+
         for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
-            torch.mm(many[0], weight.T, out=many[1])
-            for x_rows, result_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
-                torch.mm(_drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
-                result_rows.copy_(torch.addmm(result_rows.to(up.dtype), low_rows, up.T))
+            multiply(many[0], weight.T, out=many[1])
+            share_out(add_update, _blocks(_CACHED_ROWS, *many))
         if bias is not None:
             result += bias
         ctx.save_for_backward(x, down, up, low, kept)
@@ -71,16 +76,21 @@ class LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x_slope, weight = torch.empty_like(x), _unpack(ctx.weight, x.dtype)
         down_slope, up_slope = torch.zeros_like(down), up.new_zeros(up.T.shape)  # transposed: the quicker product
+
+        def go_back(rows) -> tuple[torch.Tensor, torch.Tensor]:
+            slope_rows, x_slope_rows, x_rows, low_rows, kept_rows = rows
+            part = slope_rows.to(up.dtype)
+            low_slope = part @ up * ctx.scale
+            if x_slope is not None:
+                x_slope_rows.copy_(_drop(low_slope @ down, kept_rows).add_(x_slope_rows))
+            return low_rows.T @ part, low_slope.T @ _drop(x_rows, kept_rows).to(down.dtype)
+
         for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
             if x_slope is not None:
-                torch.mm(many[0], weight, out=many[1])
-            for slope_rows, x_slope_rows, x_rows, low_rows, kept_rows in _blocks(_CACHED_ROWS, *many):
-                part = slope_rows.to(up.dtype)
-                up_slope.addmm_(low_rows.T, part)
-                low_slope = part @ up * ctx.scale
-                down_slope.addmm_(low_slope.T, _drop(x_rows, kept_rows).to(down.dtype))
-                if x_slope is not None:
-                    x_slope_rows.copy_(_drop(low_slope @ down, kept_rows).add_(x_slope_rows))
+                multiply(many[0], weight, out=many[1])
+            for up_part, down_part in share_out(go_back, _blocks(_CACHED_ROWS, *many)):
+                up_slope += up_part
+                down_slope += down_part
         return x_slope, None, None, down_slope, up_slope.T.contiguous(), None, None
 
 
@@ -97,12 +107,11 @@ class GatedMlp(torch.autograd.Function):
         gate, up = x.new_empty(len(x), len(gate_weight)), x.new_empty(len(x), len(up_weight))
         result = torch.empty_like(x)
         for x_many, gate_many, up_many, result_many in _blocks(_product_rows(x.dtype), x, gate, up, result):
-            torch.mm(x_many, gate_weight.T, out=gate_many)
-            torch.mm(x_many, up_weight.T, out=up_many)
+            multiply(x_many, gate_weight.T, out=gate_many)
+            multiply(x_many, up_weight.T, out=up_many)
             inner = torch.empty_like(gate_many)
-            for inner_rows, gate_rows, up_rows in _blocks(_CACHED_ROWS, inner, gate_many, up_many):
-                torch.mul(F.silu(gate_rows), up_rows, out=inner_rows)
-            torch.mm(inner, down_weight.T, out=result_many)
+            share_out(_gate, _blocks(_CACHED_ROWS, inner, gate_many, up_many))
+            multiply(inner, down_weight.T, out=result_many)
         ctx.save_for_backward(gate, up)
         return result
 
@@ -113,15 +122,29 @@ class GatedMlp(torch.autograd.Function):
         x_slope = torch.empty_like(slope)
         size = _product_rows(slope.dtype)
         for slope_many, x_slope_many, gate_many, up_many in _blocks(size, slope, x_slope, gate, up):
-            up_slope = slope_many @ down_weight  # of the inner product; times silu(gate) it is up's own
-            gate_slope = torch.empty_like(up_slope)
-            for many in _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many):
-                inner_rows, gate_slope_rows, gate_rows, up_rows = many
-                torch.ops.aten.silu_backward(inner_rows * up_rows, gate_rows, grad_input=gate_slope_rows)
-                inner_rows.mul_(F.silu(gate_rows))
-            torch.mm(gate_slope, gate_weight, out=x_slope_many)
-            x_slope_many.addmm_(up_slope, up_weight)
+            up_slope, gate_slope = torch.empty_like(up_many), torch.empty_like(gate_many)
+            multiply(slope_many, down_weight, out=up_slope)  # of the inner product; times silu(gate) it is up's own
+            share_out(_gate_back, _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many))
+            add_up = partial(_add_products, gate_slope, up_slope)
+            share_out(add_up, column_pieces(gate_weight, up_weight, x_slope_many))
         return x_slope, None, None, None
+
+
+def _gate(rows) -> None:
+    inner, gate, up = rows
+    torch.mul(F.silu(gate), up, out=inner)
+
+
+def _gate_back(rows) -> None:
+    inner_slope, gate_slope, gate, up = rows
+    torch.ops.aten.silu_backward(inner_slope * up, gate, grad_input=gate_slope)
+    inner_slope.mul_(F.silu(gate))
+
+
+def _add_products(gate_slope, up_slope, columns) -> None:
+    gate_weight, up_weight, x_slope = columns
+    torch.mm(gate_slope, gate_weight, out=x_slope)
+    x_slope.addmm_(up_slope, up_weight)
 
 
 class RmsNorm(torch.autograd.Function):
@@ -130,11 +153,15 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps: float):
         result, factor = torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
-        for x_rows, factor_rows, result_rows in _blocks(_CACHED_ROWS, x, factor, result):
+
+        def norm(rows) -> None:
+            x_rows, factor_rows, result_rows = rows
             part = x_rows.to(torch.float32, copy=True)
             squares = torch.linalg.vector_norm(part, dim=-1, keepdim=True).square_()
             torch.rsqrt(squares.div_(part.shape[-1]).add_(eps), out=factor_rows)
             torch.mul(weight, part.mul_(factor_rows).to(x.dtype), out=result_rows)
+
+        share_out(norm, _blocks(_CACHED_ROWS, x, factor, result))
         ctx.save_for_backward(x, weight, factor)
         return result
 
@@ -142,11 +169,15 @@ class RmsNorm(torch.autograd.Function):
     def backward(ctx, slope):
         x, weight, factor = ctx.saved_tensors
         x_slope = torch.empty_like(x)
-        for x_rows, factor_rows, slope_rows, x_slope_rows in _blocks(_CACHED_ROWS, x, factor, slope, x_slope):
+
+        def go_back(rows) -> None:
+            x_rows, factor_rows, slope_rows, x_slope_rows = rows
             normed = x_rows.to(torch.float32, copy=True).mul_(factor_rows)
             part = (slope_rows * weight).float()
             along = (part * normed).mean(-1, keepdim=True)
             x_slope_rows.copy_(part.sub_(normed.mul_(along)).mul_(factor_rows))
+
+        share_out(go_back, _blocks(_CACHED_ROWS, x, factor, slope, x_slope))
         return x_slope, None, None
 
 

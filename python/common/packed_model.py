@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from common.packing import Layout, Pack, rows_of_logits
+from common.teamwork import multiply
 
 ATTENTION = "recetario_segments"
 # The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer.
@@ -113,12 +114,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         step = rows_of_logits(len(weight))
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
-            log_probabilities = F.log_softmax((hidden[rows] @ weight.T).float(), dim=-1)
+            logits = hidden.new_empty(len(hidden[rows]), len(weight))
+            multiply(hidden[rows], weight.T, out=logits)
+            log_probabilities = F.log_softmax(logits.float(), dim=-1)
             picked = targets[rows, None]
             loss -= log_probabilities.gather(1, picked).sum()
             slope = log_probabilities.exp_()
             slope.scatter_add_(1, picked, torch.full_like(slope[:, :1], -1.0))
-            gradient[rows] = slope.to(weight.dtype) @ weight
+            multiply(slope.to(weight.dtype), weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return loss
 

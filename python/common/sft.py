@@ -16,7 +16,7 @@ from common import packed_model
 from common.batches import pad
 from common.chat import Encoded
 from common.packing import Pack
-from common.training import RecipeTraining
+from common.recipe_trainer import RecipeTraining
 
 
 class SftRecipeTrainer(RecipeTraining, SFTTrainer):

@@ -318,7 +318,7 @@ def test_87_odd_surroundings(kitchen):
 
 
 def test_89_a_loss_that_is_not_finite(kitchen):
-    from common.training import RecipeTrainer
+    from common.recipe_trainer import RecipeTrainer
 
     original = RecipeTrainer.sum_loss
 
@@ -335,7 +335,7 @@ def test_89_a_loss_that_is_not_finite(kitchen):
 
 def test_89_weights_that_are_not_finite_are_never_committed(kitchen):
     """The loss was finite and its gradient was not, in a step that is saved and not logged."""
-    from common.training import RecipeTrainer
+    from common.recipe_trainer import RecipeTrainer
 
     original = RecipeTrainer.sum_loss
 

@@ -15,9 +15,10 @@ from common.methods import add_method, describe_trainable
 from common.methods.kinds import keep_nf4_layout
 from common.models import load_model, load_tokenizer
 from common.packing import rows_of_logits
+from common.recipe_trainer import RecipeTrainer
 from common.runs import ROOT
 from common.settings import MethodSettings, Recipe
-from common.training import RecipeTrainer, new_trainer, seed_everything
+from common.training import new_trainer, seed_everything
 
 METHOD = MethodSettings(rank=4, alpha=8, dropout=0.0, targets=["q_proj", "v_proj", "down_proj"])
 IDS = torch.randint(3, 64, (6, 14), generator=torch.Generator().manual_seed(1)).tolist()

@@ -6,8 +6,8 @@ from small_models import RAGGED, gradient, make_model
 from transformers import TrainingArguments
 
 from common import lean_layers, packed_model
+from common.recipe_trainer import RecipeTrainer
 from common.settings import TrainingSettings
-from common.training import RecipeTrainer
 
 EXAMPLES = (RAGGED * 3)[:16]
 

@@ -79,8 +79,8 @@ def measure_overhead(recipe: str, *, smoke: bool) -> dict[str, Any]:
 def _set_up(watch: Stopwatch) -> Stopwatch:
     from common import checkpoints
     from common.epochs import Epochs
+    from common.recipe_trainer import RecipeTrainer
     from common.runs import Run
-    from common.training import RecipeTrainer
 
     watch.put_around(RecipeTrainer, "train", "training")
     watch.put_around(RecipeTrainer, "_save_checkpoint", "files")
