@@ -17,9 +17,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from common.packing import Layout, Pack, rows_of_logits
-from common.teamwork import multiply
+from common.teamwork import multiply, share_out
 
 ATTENTION = "recetario_segments"
+_CACHED_LOGITS = 2**20  # at a time on a CPU: in fp32 they stay in its cache
 # The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer.
 Beginning = dict[int, tuple[torch.Tensor, torch.Tensor]]
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -112,16 +113,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         step = rows_of_logits(len(weight))
+        cached = max(1, _CACHED_LOGITS // len(weight)) if hidden.device.type == "cpu" else step
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = hidden.new_empty(len(hidden[rows]), len(weight))
             multiply(hidden[rows], weight.T, out=logits)
-            log_probabilities = F.log_softmax(logits.float(), dim=-1)
-            picked = targets[rows, None]
-            loss -= log_probabilities.gather(1, picked).sum()
-            slope = log_probabilities.exp_()
-            slope.scatter_add_(1, picked, torch.full_like(slope[:, :1], -1.0))
-            multiply(slope.to(weight.dtype), weight, out=gradient[rows])
+            pieces = zip(logits.split(cached), targets[rows, None].split(cached), strict=True)
+            loss += sum(share_out(_put_slopes, list(pieces)))
+            multiply(logits, weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return loss
 
@@ -129,6 +128,16 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, scale: torch.Tensor):
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
+
+
+def _put_slopes(rows: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return the summed cross-entropy of logits [rows, vocabulary] and put its slopes in their place."""
+    logits, targets = rows
+    log_probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    loss = -log_probabilities.gather(1, targets).sum()
+    slopes = log_probabilities.exp_()
+    logits.copy_(slopes.scatter_add_(1, targets, torch.full_like(slopes[:, :1], -1.0)))
+    return loss
 
 
 def segment_attention(

@@ -22,7 +22,7 @@ def test_products_are_larger_where_a_cpu_has_matrix_tiles(monkeypatch):
     rows = product_rows.__wrapped__  # not what another test kept
     monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 256)
     monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "amx_bf16")
-    assert (rows(torch.bfloat16), rows(torch.float32)) == (1280, 256)
+    assert (rows(torch.bfloat16), rows(torch.float32)) == (2560, 256)
     monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "avx512_bf16")
     assert rows(torch.bfloat16) == 256
 
