@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from common.hardware import bf16_flag
-from common.teamwork import columns, multiply, share_out
+from common.teamwork import cut_columns, multiply, share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
 _TILED_ROWS = 2560  # for products on a CPU with matrix tiles, which are faster over more tokens
@@ -126,7 +126,7 @@ class GatedMlp(torch.autograd.Function):
             multiply(slope_many, down_weight, out=up_slope)  # of the inner product; times silu(gate) it is up's own
             share_out(_gate_back, _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many))
             add_up = partial(_add_products, gate_slope, up_slope)
-            share_out(add_up, columns(gate_weight, up_weight, x_slope_many))
+            share_out(add_up, cut_columns(gate_weight, up_weight, x_slope_many))
         return x_slope, None, None, None
 
 

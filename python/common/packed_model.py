@@ -17,10 +17,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from common.packing import Layout, Pack, rows_of_logits
-from common.teamwork import multiply, share_out
+from common.teamwork import cut_rows, multiply, share_out
 
 ATTENTION = "recetario_segments"
-_CACHED_LOGITS = 2**20  # at a time on a CPU: in fp32 they stay in its cache
+_CACHED_LOGITS = 2**18  # of a core at a time: in fp32, and once more as a result, they take 2 MiB of its cache
 # The keys and values, [1, key heads, tokens, width] each, of the tokens before a pack, by number of the layer.
 Beginning = dict[int, tuple[torch.Tensor, torch.Tensor]]
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -113,13 +113,12 @@ class LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         step = rows_of_logits(len(weight))
-        cached = max(1, _CACHED_LOGITS // len(weight)) if hidden.device.type == "cpu" else step
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = hidden.new_empty(len(hidden[rows]), len(weight))
             multiply(hidden[rows], weight.T, out=logits)
-            pieces = zip(logits.split(cached), targets[rows, None].split(cached), strict=True)
-            loss += sum(share_out(_put_slopes, list(pieces)))
+            pieces = cut_rows(max(1, _CACHED_LOGITS // len(weight)), logits, targets[rows, None])
+            loss += sum(share_out(_put_slopes, pieces))
             multiply(logits, weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return loss

@@ -3,13 +3,15 @@
 Their gradients in every model are held against one-by-one training in test_packing.py.
 """
 
+import random
+import time
 from functools import partial
 
 import pytest
 import torch
 from small_models import RAGGED, gradient, make_model
 
-from common import lean_layers, packed_model
+from common import lean_layers, packed_model, teamwork
 from common.lean_layers import GatedMlp, LoraLinear
 from common.lean_layers import _product_rows as product_rows
 from common.methods import add_method
@@ -29,10 +31,16 @@ def test_products_are_larger_where_a_cpu_has_matrix_tiles(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """So few tokens at a time that every layer takes several blocks, the last one shorter."""
+    """So few tokens and columns at a time that every layer takes several pieces, the last one shorter."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(teamwork, "_COLUMNS", 5)
+    monkeypatch.setattr(packed_model, "_CACHED_LOGITS", 200)
     monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 10)
     monkeypatch.setattr(lean_layers, "_product_rows", lambda dtype: 30)
     monkeypatch.setattr(lean_layers, "_TILE", 4)
+    yield
+    torch.set_num_threads(threads)
 
 
 def train_once(model, seed=3):
@@ -72,6 +80,25 @@ def test_dropout_drops_at_its_rate_and_each_number_by_itself(rate):
     for distance in (1, 2, 3, 4, 2003):  # within a drawn number, between two, between two tokens
         together = (flat[:-distance] * flat[distance:]).mean().item() / max(drops * (1 - drops), 2**-16)
         assert abs(together) < 5 / len(flat) ** 0.5
+
+
+def test_which_core_takes_a_piece_changes_no_bit(monkeypatch):
+    def share_out_disturbed(work, pieces):
+        def disturbed(piece):
+            time.sleep(random.random() / 1000)
+            return work(piece)
+
+        return teamwork.share_out(disturbed, pieces)
+
+    model = make_model("mistral", dropout=0.3).train()
+    packed_model.enable_packs(model)
+    lean_layers.use_lean_layers(model)
+    wanted_loss, wanted = train_once(model)
+    for module in (lean_layers, packed_model):
+        monkeypatch.setattr(module, "share_out", share_out_disturbed)
+    for _ in range(3):
+        loss, slopes = train_once(model)
+        assert loss == wanted_loss and torch.equal(slopes, wanted)
 
 
 def test_dropout_is_drawn_anew_from_the_seed():

@@ -245,7 +245,9 @@ def losses_by_example(model, examples):
     return [part.sum().item() for part in losses.split([sum(e.completion_mask[1:]) for e in examples])]
 
 
-def test_the_head_needs_no_logits_in_the_backward_pass():
+@pytest.mark.parametrize("cached", [50, 2**18], ids=["a row at a time", "all at once"])
+def test_the_head_needs_no_logits_in_the_backward_pass(cached, monkeypatch):
+    monkeypatch.setattr(packed_model, "_CACHED_LOGITS", cached)
     torch.manual_seed(0)
     hidden, weight = torch.randn(1100, 16, requires_grad=True), torch.randn(50, 16)
     targets = torch.randint(0, 50, (1100,))
