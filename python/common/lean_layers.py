@@ -15,14 +15,13 @@ from itertools import repeat
 import torch
 import torch.nn.functional as F
 
+from common.dropout_masks import draw_kept, drop
 from common.hardware import bf16_flag
 from common.teamwork import cut_columns, multiply, share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
-_TILED_ROWS = 2560  # for products on a CPU with matrix tiles, which are faster over more tokens
+_ROWS, _TILED_ROWS = 1024, 2560  # of a product in bf16, and of one on a CPU with matrix tiles
 _TILE = 64  # rows that a matrix product takes together
-_STEPS = 2**16  # in which a dropout rate is told
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
@@ -57,7 +56,7 @@ class LoraLinear(torch.autograd.Function):
 
         def add_update(rows) -> None:
             x_rows, result_rows, low_rows, kept_rows = rows
-            torch.mm(_drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
+            torch.mm(drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
             result_rows.copy_(torch.addmm(result_rows.to(up.dtype), low_rows, up.T))
 
         for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
@@ -82,8 +81,8 @@ class LoraLinear(torch.autograd.Function):
             part = slope_rows.to(up.dtype)
             low_slope = part @ up * ctx.scale
             if x_slope is not None:
-                x_slope_rows.copy_(_drop(low_slope @ down, kept_rows).add_(x_slope_rows))
-            return low_rows.T @ part, low_slope.T @ _drop(x_rows, kept_rows).to(down.dtype)
+                x_slope_rows.copy_(drop(low_slope @ down, kept_rows).add_(x_slope_rows))
+            return low_rows.T @ part, low_slope.T @ drop(x_rows, kept_rows).to(down.dtype)
 
         for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
             if x_slope is not None:
@@ -184,7 +183,9 @@ class RmsNorm(torch.autograd.Function):
 @cache
 def _product_rows(dtype: torch.dtype) -> int:
     """Return how many tokens a product with a weight takes at a time."""
-    return _TILED_ROWS if dtype == torch.bfloat16 and bf16_flag() == "amx_bf16" else _CACHED_ROWS
+    if dtype != torch.bfloat16:
+        return _CACHED_ROWS
+    return _TILED_ROWS if bf16_flag() == "amx_bf16" else _ROWS
 
 
 def _blocks(most: int, *tensors: torch.Tensor | None) -> list[tuple[torch.Tensor, ...]]:
@@ -196,26 +197,6 @@ def _blocks(most: int, *tensors: torch.Tensor | None) -> list[tuple[torch.Tensor
     even = math.ceil(count / math.ceil(count / most)) if count else _TILE
     size = math.ceil(even / _TILE) * _TILE
     return list(zip(*(repeat(None) if tensor is None else tensor.split(size) for tensor in tensors), strict=False))
-
-
-def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
-    """Return a dropout mask, int8 of this shape, and the rate that it drops at: ``rate``, rounded to 1/65,536.
-
-    In the mask all bits are set for what is kept, none for what is dropped. Four numbers of it are drawn at once, with
-    16 random bits each: a third of the time of ``bernoulli_``.
-    """
-    drops = min(round(rate * _STEPS), _STEPS - 1)
-    count = math.prod(shape)
-    bits = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = (bits.view(torch.int16)[:count] >= drops - _STEPS // 2).view(torch.int8).neg_()
-    return kept.view(shape), drops / _STEPS
-
-
-def _drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """Return ``part``, zero where dropout says so: a bitwise and takes a third of a product with True and False."""
-    if kept is None:
-        return part
-    return (part.view(_BITS[part.itemsize]) & kept).view(part.dtype)
 
 
 def _unpack(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from common.lean_attention import SegmentAttention, mask_unseen
 from common.packing import Layout, Pack, rows_of_logits
-from common.teamwork import cut_rows, multiply, share_out
+from common.teamwork import cut_rows, has_few_cores, multiply, share_out
 
 ATTENTION = "recetario_segments"
 _CACHED_LOGITS = 2**18  # of a core at a time: in fp32, and once more as a result, they take 2 MiB of its cache
@@ -165,17 +166,18 @@ def segment_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
     window = options.get("sliding_window")
-    sizes = [layout.prefix, *(end - start for start, end in layout.segments)]  # one split: its gradient is one copy
-    (shared, *queries), (shared_keys, *keys), (shared_values, *values) = (
-        part.split(sizes, dim=2) for part in (query, key, value)
-    )
-    if layout.begun:
-        before_keys, before_values = beginning[module.layer_idx]
-        shared_keys, shared_values = (
-            torch.cat(pair, dim=2) for pair in ((before_keys, shared_keys), (before_values, shared_values))
-        )
     for layers in record_in:
         layers[module.layer_idx] = key, value
+    if layout.begun:
+        before = beginning[module.layer_idx]
+        key, value = (torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+    if query.device.type == "cpu" and has_few_cores():
+        return SegmentAttention.apply(query[0], key[0], value[0], layout, scaling, window)[None], None
+    sizes = [end - start for start, end in layout.segments]  # one split: its gradient is one copy
+    shared, *queries = query.split([layout.prefix, *sizes], dim=2)
+    (shared_keys, *keys), (shared_values, *values) = (
+        part.split([layout.begun + layout.prefix, *sizes], dim=2) for part in (key, value)
+    )
     attend = partial(_attend, scaling=scaling, window=window, masks=layout.masks)
     outputs = [attend(shared, shared_keys, shared_values)] if layout.prefix else []
     for own, own_keys, own_values in zip(queries, keys, values, strict=True):
@@ -193,20 +195,10 @@ def _attend(query, key, value, scaling, window, masks: dict):
     groups = heads // key_heads  # heads that share their keys, one after the other as if they were more queries
     shape = (queries, keys, groups, window)
     if shape not in masks:
-        masks[shape] = _mask(*shape, query)
+        masks[shape] = mask_unseen(queries, keys, window, query.device).to(query.dtype).repeat(groups, 1)
     together = query.reshape(1, key_heads, groups * queries, width)
     attended = F.scaled_dot_product_attention(together, key, value, attn_mask=masks[shape], scale=scaling)
     return attended.reshape(1, heads, queries, -1)
-
-
-def _mask(queries: int, keys: int, groups: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """0 where the last queries see a key, else −∞: [groups · queries, keys], with the dtype and device of ``like``."""
-    place = torch.arange(keys - queries, keys, device=like.device)[:, None]
-    other = torch.arange(keys, device=like.device)
-    hidden = other > place
-    if window:
-        hidden |= other <= place - window
-    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, -torch.inf).repeat(groups, 1)
 
 
 AttentionInterface.register(ATTENTION, segment_attention)

@@ -73,6 +73,11 @@ def cut_rows(size: int, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]
     return _cut(tensors, 0, size)
 
 
+def has_few_cores() -> bool:
+    """Whether so few threads compute that work can be dealt out to each of them."""
+    return torch.get_num_threads() <= _MOST_CORES
+
+
 def _cut(tensors: Sequence[torch.Tensor], dim: int, size: int) -> list[tuple[torch.Tensor, ...]]:
     threads, whole = torch.get_num_threads(), tensors[0].shape[dim]
     if tensors[0].device.type != "cpu" or not _is_team(threads) or whole < 2 * threads * size:

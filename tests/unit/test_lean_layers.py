@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_models import RAGGED, gradient, make_model
 
-from common import lean_layers, packed_model, teamwork
+from common import dropout_masks, lean_attention, lean_layers, packed_model, teamwork
 from common.lean_layers import GatedMlp, LoraLinear
 from common.lean_layers import _product_rows as product_rows
 from common.methods import add_method
@@ -20,13 +20,12 @@ from common.packing import build_pack
 from common.settings import MethodSettings
 
 
-def test_products_are_larger_where_a_cpu_has_matrix_tiles(monkeypatch):
+@pytest.mark.parametrize(("flag", "wanted"), [("amx_bf16", 2560), ("avx512_bf16", 1024)])
+def test_products_are_larger_in_bf16_and_where_a_cpu_has_matrix_tiles(monkeypatch, flag, wanted):
     rows = product_rows.__wrapped__  # not what another test kept
     monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 256)
-    monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "amx_bf16")
-    assert (rows(torch.bfloat16), rows(torch.float32)) == (2560, 256)
-    monkeypatch.setattr(lean_layers, "bf16_flag", lambda: "avx512_bf16")
-    assert rows(torch.bfloat16) == 256
+    monkeypatch.setattr(lean_layers, "bf16_flag", lambda: flag)
+    assert (rows(torch.bfloat16), rows(torch.float32)) == (wanted, 256)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +35,8 @@ def small_blocks(monkeypatch):
     torch.set_num_threads(2)
     monkeypatch.setattr(teamwork, "_COLUMNS", 5)
     monkeypatch.setattr(packed_model, "_CACHED_LOGITS", 200)
+    monkeypatch.setattr(lean_attention, "_CACHED_SCORES", 200)
+    monkeypatch.setattr(lean_attention, "_FEWEST_QUERIES", 3)
     monkeypatch.setattr(lean_layers, "_CACHED_ROWS", 10)
     monkeypatch.setattr(lean_layers, "_product_rows", lambda dtype: 30)
     monkeypatch.setattr(lean_layers, "_TILE", 4)
@@ -69,7 +70,7 @@ def test_with_the_same_masks_results_are_those_of_peft(kind, monkeypatch):
 @pytest.mark.parametrize("rate", [0.0005, 0.1, 0.5, 0.99999])
 def test_dropout_drops_at_its_rate_and_each_number_by_itself(rate):
     torch.manual_seed(0)
-    kept, drops = lean_layers.draw_kept((1001, 2003), rate)
+    kept, drops = dropout_masks.draw_kept((1001, 2003), rate)
     assert drops == pytest.approx(rate, abs=2**-16)
     assert drops < 1  # what is kept is divided by 1 minus it
     spread = (drops * (1 - drops) / kept.numel()) ** 0.5
@@ -94,7 +95,7 @@ def test_which_core_takes_a_piece_changes_no_bit(monkeypatch):
     packed_model.enable_packs(model)
     lean_layers.use_lean_layers(model)
     wanted_loss, wanted = train_once(model)
-    for module in (lean_layers, packed_model):
+    for module in (lean_attention, lean_layers, packed_model):
         monkeypatch.setattr(module, "share_out", share_out_disturbed)
     for _ in range(3):
         loss, slopes = train_once(model)
@@ -104,7 +105,7 @@ def test_which_core_takes_a_piece_changes_no_bit(monkeypatch):
 def test_dropout_is_drawn_anew_from_the_seed():
     def draw(seed):
         torch.manual_seed(seed)
-        return torch.stack([lean_layers.draw_kept((30, 40), 0.5)[0] for _ in range(2)])
+        return torch.stack([dropout_masks.draw_kept((30, 40), 0.5)[0] for _ in range(2)])
 
     first, second = draw(1)
     assert torch.equal(draw(1), torch.stack((first, second)))

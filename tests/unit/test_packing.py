@@ -3,6 +3,7 @@
 import gc
 import weakref
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def packed(model, examples, given_beginning=True, **options):
     ],
     ids=["mistral", "mistral, sliding window", "llama", "phi3", "qwen2", "qwen3"],
 )
-def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing):
+def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing, monkeypatch):
     model = make_model(kind, **options)
     reference = {name: one_by_one(model, examples) for name, examples in CASES.items()}
     packed_model.enable_packs(model)
@@ -168,6 +169,7 @@ def test_gradients_are_those_of_one_by_one_training(kind, options, checkpointing
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     for lean in (False, True):
+        monkeypatch.setattr(packed_model, "has_few_cores", partial(bool, lean))
         if lean:
             lean_layers.use_lean_layers(model)
         for name, examples in CASES.items():
@@ -195,7 +197,7 @@ def test_after_the_last_attention_only_what_predicts_is_computed():
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("kind", ["mistral", "llama", "phi3", "qwen2", "qwen3"])
-def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, checkpointing):
+def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, checkpointing, monkeypatch):
     model = make_adapted(kind)
     reference = {name: one_by_one(model, examples) for name, examples in CASES.items()}
     packed_model.enable_packs(model)
@@ -203,6 +205,7 @@ def test_bottleneck_adapters_get_the_gradients_of_one_by_one_training(kind, chec
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     for lean in (False, True):
+        monkeypatch.setattr(packed_model, "has_few_cores", partial(bool, lean))
         if lean:
             lean_layers.use_lean_layers(model)
         for name, (loss, slope) in reference.items():
