@@ -32,14 +32,14 @@ def main() -> None:
         print_figures(run_arm(arm, Path(args.model), Path(data), args.steps))
         return
 
-    from common import hardware, models
+    from common import hardware, model_files
     from common.benchmarks import summary
     from common.benchmarks.probes import gradient_difference, matrix_rate_tflops
     from common.benchmarks.trainings import EXAMPLES_PER_STEP, RUN_ONCE
     from common.benchmarks.workloads import WORKLOADS, write_workload
     from common.runs import runs_dir, utc_now, write_json
 
-    model = models.find_model(ModelSettings(name=args.model)) if args.model else random_model(args.layers)
+    model = model_files.find_model(ModelSettings(name=args.model)) if args.model else random_model(args.layers)
     folder = runs_dir() / "bench"
     data = {name: folder / "data" / name / "train.jsonl" for name in WORKLOADS}
     examples = {name: write_workload(name, args.steps * EXAMPLES_PER_STEP, data[name]) for name in WORKLOADS}

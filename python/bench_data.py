@@ -20,12 +20,12 @@ PARTS = ("pipeline", "datasets_map")
 def main() -> None:
     options = parse_options()
 
-    from common import models
+    from common import model_files
     from common.benchmarks import data
     from common.benchmarks.apart import print_figures
     from common.runs import runs_dir, write_json
 
-    folder = models.find_model(ModelSettings(name=options.model))
+    folder = model_files.find_model(ModelSettings(name=options.model))
     if options.part:
         measure = {"pipeline": data.measure_pipeline, "datasets_map": data.measure_datasets_map}[options.part]
         print_figures(measure(options.file, folder))

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--revision", help="commit hash, branch or tag (default: the newest, pinned in MODEL.json)")
     args = parser.parse_args()
 
-    from common.models import MARKER, hub_id, model_folder, read_marker
+    from common.model_files import MARKER, hub_id, model_folder, read_marker
 
     if not hub_id(args.model):
         raise UserError(Problem(f"'{args.model}' is no hub id", "org/name", "see the recipe's header"), ExitCode.USAGE)
@@ -99,7 +99,7 @@ def fetch(model: str, revision: str, folder: Path) -> None:
 def finish(folder: Path, model: str, revision: str, sizes: dict[str, int]) -> None:
     """Check sizes and headers, hash every file, and write the marker last."""
     from common.hashing import sha256_of
-    from common.models import MARKER, check_model_folder
+    from common.model_files import MARKER, check_model_folder
     from common.runs import write_json
 
     problems = [

@@ -99,9 +99,9 @@ def load_tokenizer(model: str | None, recipe: Recipe | None):
     """Load the tokenizer of the model named, or of the recipe's; None when there is neither."""
     if not model and not recipe:
         return None
-    from common import models
+    from common import model_files, models
 
-    return models.load_tokenizer(models.find_model(ModelSettings(name=model) if model else recipe.model))
+    return models.load_tokenizer(model_files.find_model(ModelSettings(name=model) if model else recipe.model))
 
 
 if __name__ == "__main__":

@@ -99,10 +99,10 @@ def load_tokenizer(model: str | None, max_length: int):
     """Load the tokenizer that measures, after checking that its model can hold the limit."""
     if not model:
         return None
-    from common import models
+    from common import model_files, models
     from common.chat.dataset import check_limit
 
-    tokenizer = models.load_tokenizer(models.find_model(ModelSettings(name=model)))
+    tokenizer = models.load_tokenizer(model_files.find_model(ModelSettings(name=model)))
     check_limit(tokenizer, max_length)
     return tokenizer
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from common import footprint, hardware, models, weights
+from common import footprint, hardware, model_files, weights
 from common.errors import ExitCode, Problem, UserError
 from common.manifest import LOCK_FILE, locked_versions
 from common.runs import runs_dir
@@ -109,13 +109,13 @@ def check_versions() -> str:
 
 def check_model(settings: ModelSettings) -> str:
     """Find the model on this machine and check its files, without loading it."""
-    folder = models.find_model(settings)
-    problems = models.check_model_folder(folder)
-    if not problems and models.is_plain(models.read_config(folder)):
+    folder = model_files.find_model(settings)
+    problems = model_files.check_model_folder(folder)
+    if not problems and model_files.is_plain(model_files.read_config(folder)):
         problems = weights.check_tensors(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
-    linear, other = footprint.count_weights(models.read_config(folder))
+    linear, other = footprint.count_weights(model_files.read_config(folder))
     return f"{folder}: {(linear + other) / 1e6:,.1f} million parameters"
 
 

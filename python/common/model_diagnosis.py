@@ -5,7 +5,7 @@ Each check answers with what it found, or raises with the remedy.
 
 from collections import Counter
 
-from common import footprint, hardware, models
+from common import footprint, hardware, model_files
 from common.checks import Check, check_memory, run_check
 from common.diagnosis import Look
 from common.errors import ExitCode, Problem, UserError
@@ -44,7 +44,7 @@ def check_fit(recipe: Recipe, spec: str | None = None) -> str:
         return "not known without a GPU"
     device = hardware.pick_device(device).value
     precision = hardware.pick_precision(recipe.model.precision, device).value
-    config = models.read_config(folder)
+    config = model_files.read_config(folder)
     need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1)
     return f"{tokens:,} tokens: {check_memory(need, device)}"
 

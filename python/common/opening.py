@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from common import checkpoints, hardware, models, pack_memory, ranks
+from common import checkpoints, hardware, model_files, pack_memory, ranks
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job
 from common.manifest import describe_run
@@ -18,7 +18,7 @@ def open_run(job: Job):
 
     from common.training import seed_everything
 
-    job.model |= {"files": ranks.from_leader(lambda: models.hash_model_files(job.model_folder))}
+    job.model |= {"files": ranks.from_leader(lambda: model_files.hash_model_files(job.model_folder))}
     if job.engine:  # free memory may differ from rank to rank, what goes through the model may not
         way = ranks.from_leader(lambda: (job.recipe.training.pack_tokens, pack_memory.recomputed_every(job)))
         pack_memory.settle(job, *way)
@@ -31,7 +31,7 @@ def open_run(job: Job):
 @contextmanager
 def _lead_run(job: Job):
     """Hold the run's folder, its manifest written."""
-    models.verify_hashes(job.model_folder, job.model["files"])
+    model_files.verify_hashes(job.model_folder, job.model["files"])
     if job.resume:
         _check_unchanged(job)
     run = Run.reopen(job.run_name) if job.resume else Run.create(job.run_name, job.recipe.output.folder)

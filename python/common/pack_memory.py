@@ -2,7 +2,7 @@
 
 import random
 
-from common import engine, footprint, models
+from common import engine, footprint, model_files
 from common.jobs import Job
 from common.packing import count_computed, plan_packs
 from common.settings import TrainingSettings
@@ -32,7 +32,7 @@ def choose(job: Job, kept_bytes: float | None = None) -> None:
     if ways[0] in fitting or len(fitting) < 2:
         way = (fitting or ways[-1:])[0]
     else:
-        layers = models.read_config(job.model_folder)["num_hidden_layers"]
+        layers = model_files.read_config(job.model_folder)["num_hidden_layers"]
         computed = {tokens: _count_computed(job, tokens) for tokens in {tokens for tokens, _ in fitting}}
 
         def work(way: tuple[int, int | None]) -> float:
@@ -75,7 +75,7 @@ def estimate(
     """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
     return footprint.estimate_training(
-        models.read_config(job.model_folder),
+        model_files.read_config(job.model_folder),
         recipe.method,
         recipe.model.precision,
         longest_part_tokens(job, pack_tokens),

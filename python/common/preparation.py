@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Mapping
 
-from common import checks, engine, footprint, hardware, methods, models, pack_memory, ranks, shapes
+from common import checks, engine, footprint, hardware, methods, model_files, models, pack_memory, ranks, shapes
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.planning.records import find_plan
@@ -121,7 +121,7 @@ def _choose_epochs(job: Job) -> str:
 def _find_model(job: Job) -> str:
     try:
         found = checks.check_model(job.recipe.model)
-        job.model_folder = models.find_model(job.recipe.model)
+        job.model_folder = model_files.find_model(job.recipe.model)
     except UserError:
         if job.stand_in is None:
             raise
@@ -167,10 +167,10 @@ def _load_part(job: Job, part: str) -> str:
         max_length_tokens=settings.max_length_tokens,
         on_overlong=settings.on_overlong,
         loss_on=settings.loss_on,
-        model_positions=models.read_config(job.model_folder).get("max_position_embeddings"),
+        model_positions=model_files.read_config(job.model_folder).get("max_position_embeddings"),
         cache_folder=runs_dir() / "cache" if len(loaded) >= _CACHED_ROWS else None,
     )
-    _check_vocabulary(encoded, models.read_config(job.model_folder)["vocab_size"])
+    _check_vocabulary(encoded, model_files.read_config(job.model_folder)["vocab_size"])
     job.data[part] |= encoded.summary()
     setattr(job, f"{part}_set", encoded)
     return f"{found}, {int(encoded.lengths.sum()):,} tokens, {encoded.lengths.max():,} in the longest{notes}"
@@ -203,7 +203,8 @@ def _check_separation(job: Job) -> str:
 def _choose_packing(job: Job) -> str:
     """Settle whether examples are packed: wherever the model's attention accepts it."""
     training = job.recipe.training
-    reason = methods.why_no_packs(job.recipe.method) or models.why_no_packs(models.read_config(job.model_folder))
+    config = model_files.read_config(job.model_folder)
+    reason = methods.why_no_packs(job.recipe.method) or model_files.why_no_packs(config)
     if training.packing == "on" and reason:
         raise UserError(
             Problem(f"training.packing is on, but {reason}", "allowed: auto, off", "SET=training.packing=off"),
@@ -237,4 +238,4 @@ def _check_disk(job: Job) -> str:
 
 
 def _checkpoint_gib(job: Job) -> float:
-    return footprint.checkpoint_gib(models.read_config(job.model_folder), job.recipe.method)
+    return footprint.checkpoint_gib(model_files.read_config(job.model_folder), job.recipe.method)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import models
+from common import model_files, models
 from common.runs import ROOT
 from common.settings import ModelSettings
 
@@ -88,14 +88,14 @@ HUB_MODELS = {
 def find_shape(settings: ModelSettings) -> tuple[dict[str, Any], str]:
     """Return the config of a model of which no weights need be here, and where it comes from.
 
-    Raises UserError as :func:`common.models.find_model` does when nothing here knows the model's shape.
+    Raises UserError as :func:`common.model_files.find_model` does when nothing here knows the model's shape.
     """
-    for folder in (Path(settings.name), ROOT / settings.name, models.model_folder(settings.name)):
+    for folder in (Path(settings.name), ROOT / settings.name, model_files.model_folder(settings.name)):
         if (folder / "config.json").is_file():
-            return models.read_config(folder), str(folder / "config.json")
+            return model_files.read_config(folder), str(folder / "config.json")
     if settings.name in HUB_MODELS:
         return dict(SHAPES[HUB_MODELS[settings.name]]), f"the known shape of {HUB_MODELS[settings.name]}"
-    return models.read_config(models.find_model(settings)), "the hub's cache"
+    return model_files.read_config(model_files.find_model(settings)), "the hub's cache"
 
 
 def write_stand_in(settings: ModelSettings, folder: Path) -> list[str]:

@@ -7,7 +7,8 @@ from small_models import SHAPE
 
 from common.hashing import sha256_of
 from common.methods import add_method, save_adapter
-from common.models import hash_model_files, load_model
+from common.model_files import hash_model_files
+from common.models import load_model
 from common.runs import write_json
 from common.settings import MethodSettings
 

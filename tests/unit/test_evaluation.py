@@ -14,7 +14,7 @@ from common.evaluation.candidates import check_candidates, open_candidates, trai
 from common.evaluation.judging import Judged, answer_losses, compare_pairs
 from common.evaluation.recommending import MIB, Limits, recommend
 from common.evaluation.texts import corpus_bleu, score_exact, score_texts, token_f1
-from common.models import hash_model_files
+from common.model_files import hash_model_files
 from common.report.evaluation import write_evaluation
 
 ITEMS = 20

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import models
+from common import model_files, models
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
 from common.methods import add_method
@@ -18,11 +18,11 @@ WEIGHTS = "model.safetensors"
 
 
 def problems_of(folder):
-    return "\n".join(str(problem) for problem in models.check_model_folder(folder))
+    return "\n".join(str(problem) for problem in model_files.check_model_folder(folder))
 
 
 def test_a_sound_folder_has_no_problems_and_loads(tiny_folder):
-    assert models.check_model_folder(tiny_folder) == []
+    assert model_files.check_model_folder(tiny_folder) == []
     assert models.load_model(tiny_folder, "fp32").dtype == torch.float32
     assert models.load_model(tiny_folder, "bf16").dtype == torch.bfloat16
 
@@ -88,35 +88,35 @@ def test_tensors_that_do_not_fit_are_an_error_not_a_warning(tiny_folder, change)
 def test_one_flipped_byte_is_found_by_the_recorded_hash(tiny_folder):
     weights = tiny_folder / WEIGHTS
     write_json(
-        tiny_folder / models.MARKER,
+        tiny_folder / model_files.MARKER,
         {"revision": "abc", "files": {WEIGHTS: {"size": weights.stat().st_size, "sha256": sha256_of(weights)}}},
     )
-    models.verify_hashes(tiny_folder, models.hash_model_files(tiny_folder))
+    model_files.verify_hashes(tiny_folder, model_files.hash_model_files(tiny_folder))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(UserError, match="is not the file that was downloaded") as caught:
-        models.verify_hashes(tiny_folder, models.hash_model_files(tiny_folder))
+        model_files.verify_hashes(tiny_folder, model_files.hash_model_files(tiny_folder))
     assert caught.value.exit_code == ExitCode.NO_INPUT
 
 
 def test_a_model_that_is_not_here_names_the_command_that_fetches_it(tmp_path, monkeypatch):
     monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="run: make download MODEL=org/name REVISION=abc") as caught:
-        models.find_model(ModelSettings(name="org/name", revision="abc"))
+        model_files.find_model(ModelSettings(name="org/name", revision="abc"))
     assert caught.value.exit_code == ExitCode.NO_INPUT
     with pytest.raises(UserError, match="no model folder './nowhere'"):
-        models.find_model(ModelSettings(name="./nowhere"))
+        model_files.find_model(ModelSettings(name="./nowhere"))
 
 
 def test_a_downloaded_model_is_found_and_its_revision_checked(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
-    folder = models.model_folder("org/name")
+    folder = model_files.model_folder("org/name")
     folder.parent.mkdir(parents=True)
     tiny_folder.rename(folder)
-    assert models.find_model(ModelSettings(name="org/name", revision="abc")) == folder  # copied by hand
-    write_json(folder / models.MARKER, {"revision": "abc", "files": {}})
-    assert models.find_model(ModelSettings(name="org/name", revision="abc")) == folder
+    assert model_files.find_model(ModelSettings(name="org/name", revision="abc")) == folder  # copied by hand
+    write_json(folder / model_files.MARKER, {"revision": "abc", "files": {}})
+    assert model_files.find_model(ModelSettings(name="org/name", revision="abc")) == folder
     with pytest.raises(UserError, match="holds revision abc, the recipe asks for def") as caught:
-        models.find_model(ModelSettings(name="org/name", revision="def"))
+        model_files.find_model(ModelSettings(name="org/name", revision="def"))
     assert caught.value.exit_code == ExitCode.CONFIG

@@ -9,7 +9,8 @@ from typing import Any
 
 from common.benchmarks.trainings import EXAMPLES_PER_STEP, MAX_LENGTH_TOKENS
 from common.footprint import count_multiplied, count_weights, linear_shapes
-from common.models import load_tokenizer, read_config
+from common.model_files import read_config
+from common.models import load_tokenizer
 
 _READ_THE_EMBEDDING = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # in the first layer
 _MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")

@@ -19,7 +19,8 @@ from common.evaluation.texts import MEASURES, corpus_bleu, score_texts
 from common.generation import Decoding, generate
 from common.generation.local import LocalArm, LocalModel
 from common.manifest import describe_git, package_versions
-from common.models import hash_model_files, load_tokenizer
+from common.model_files import hash_model_files
+from common.models import load_tokenizer
 from common.runs import read_json, utc_now, write_json
 from common.statistics import CONFIDENCE, RESAMPLES, mean_interval
 

@@ -20,7 +20,8 @@ from common.exporting.plan import Plan
 from common.exporting.turns import learn_turns, token_note
 from common.hashing import sha256_of
 from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
-from common.models import load_tokenizer, read_config
+from common.model_files import read_config
+from common.models import load_tokenizer
 from common.runs import read_json, utc_now, write_json
 from common.runs.folders import sync_folder
 

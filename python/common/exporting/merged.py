@@ -15,7 +15,8 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import GIB, Choice, free_disk_gib, memory_gib
 from common.methods.merging import logits_of, merge_adapter, relative_change, require_same
-from common.models import copy_tokenizer, load_model, read_config
+from common.model_files import read_config
+from common.models import copy_tokenizer, load_model
 from common.weights import list_weight_files, read_shapes
 
 TRIED_ON = 8  # validation examples, or these prompts where the data are gone

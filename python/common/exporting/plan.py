@@ -11,7 +11,7 @@ from common.generation.local import LocalModel
 from common.hardware import Choice
 from common.methods import check_adapter
 from common.methods.kinds import kind_of
-from common.models import find_model, read_config
+from common.model_files import find_model, read_config
 from common.runs import read_json
 from common.settings import ModelSettings
 

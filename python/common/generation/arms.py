@@ -78,7 +78,7 @@ def open_arm(name: str, spec: str, *, precision: str = "fp32", models: dict | No
 
 def find_local(spec: str) -> tuple[Path, Path | None]:
     """Return (base model folder, adapter folder or None) of a folder or hub id."""
-    from common.models import find_model
+    from common.model_files import find_model
     from common.settings import ModelSettings
 
     folder = Path(spec)

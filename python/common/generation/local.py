@@ -60,7 +60,7 @@ class LocalModel:
     @cached_property
     def max_positions(self) -> int:
         """The longest sequence of real tokens: those that p-tuning puts before it take room, too."""
-        from common.models import read_config
+        from common.model_files import read_config
         from common.runs import read_json
 
         limit = read_config(self.folder).get("max_position_embeddings") or 2**31
@@ -69,7 +69,7 @@ class LocalModel:
 
     @cached_property
     def base_hashes(self) -> dict[str, str]:
-        from common.models import hash_model_files
+        from common.model_files import hash_model_files
 
         return hash_model_files(self.folder)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from common import footprint
 from common.errors import ExitCode, Problem, UserError
-from common.models import read_config
+from common.model_files import read_config
 from common.settings import MethodSettings, Recipe
 from common.weights import build_skeleton, read_shapes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import footprint
 from common.errors import ExitCode, Problem, UserError, first_line
-from common.models import read_config
+from common.model_files import read_config
 from common.runs import read_json
 from common.settings import MethodSettings
 

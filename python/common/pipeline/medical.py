@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from common import models, runs
+from common import model_files, runs
 from common.errors import ExitCode, Problem, UserError
 from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
 from common.options import MEDICAL_OPTIONS
@@ -131,7 +131,7 @@ def _run_name(method: str, suffix: str) -> str:
 def _model_files(name: str, revision: str | None) -> list[Path]:
     """The files that decide what the base model computes; none while it is not on this machine."""
     try:
-        folder = models.find_model(ModelSettings(name=name, revision=revision))
+        folder = model_files.find_model(ModelSettings(name=name, revision=revision))
     except UserError:
         return []
     return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model"))

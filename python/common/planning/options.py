@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common import footprint, models
+from common import footprint, model_files
 from common.jobs import Job
 from common.pack_memory import longest_part_tokens, recomputed_every
 from common.planning.planning import Plan, estimate_memory
@@ -28,7 +28,7 @@ class Option:
 
 def list_options(job: Job, plan: Plan) -> list[Option]:
     """Return the changes that would save memory, those that save most first."""
-    config = models.read_config(job.model_folder)
+    config = model_files.read_config(job.model_folder)
     found = [option for option in (_nf4(job, plan, config), *_lengths(job, plan, config)) if option]
     found += _checkpointing(job, plan, config)
     saving = [option for option in found if option.memory_gib < plan.memory.total - 0.005]

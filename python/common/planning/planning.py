@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import checks, engine, footprint, hardware, models, pack_memory
+from common import checks, engine, footprint, hardware, model_files, pack_memory
 from common.jobs import Job
 from common.packing import count_computed, plan_packs
 from common.planning.probe import Slice, count_tokens, measure_slice
@@ -66,7 +66,7 @@ def make_plan(job: Job, *, probe: bool = True) -> Plan:
     Raises UserError with everything that keeps a plan from being made; too little memory or disk does not.
     """
     checks.raise_problems([check for check in check_job(job) if check.title not in _NOT_NEEDED])
-    config = models.read_config(job.model_folder)
+    config = model_files.read_config(job.model_folder)
     batches = sample_batches(job)
     measured = None
     if probe:
@@ -210,7 +210,7 @@ def estimate_memory(job: Job, config: dict, measured: Slice, longest: int, every
 
 
 def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
-    config = models.read_config(job.model_folder)
+    config = model_files.read_config(job.model_folder)
     training = job.recipe.training
     layers = config["num_hidden_layers"]
     every = pack_memory.recomputed_every(job)

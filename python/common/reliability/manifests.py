@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import checks, hardware, models
+from common import checks, hardware, model_files
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
 from common.manifest import LOCK_FILE, describe_git, package_versions
@@ -51,8 +51,8 @@ def _check_data(entry: Mapping[str, Any]) -> str:
 
 
 def _check_model(manifest: Mapping[str, Any]) -> str:
-    folder = models.find_model(restore_recipe(manifest["settings"]).model)
-    wanted, found = manifest["model"]["files"], models.hash_model_files(folder)
+    folder = model_files.find_model(restore_recipe(manifest["settings"]).model)
+    wanted, found = manifest["model"]["files"], model_files.hash_model_files(folder)
     problems = [
         Problem(f"{folder / name} is " + ("another file" if name in found else "missing"), _wanted(digest), _REMEDY)
         for name, digest in wanted.items()

@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import UserError
 from common.hashing import sha256_of
 from common.methods.kinds import WEIGHTS_FILE
-from common.models import hub_id
+from common.model_files import hub_id
 from common.runs import ROOT, read_json
 
 REPORT = Path("compare") / "report.json"
