@@ -1,9 +1,9 @@
 """Attention over a pack on a few cores of a CPU: each takes the next head of keys when it is done with one.
 
-Of the five products of PyTorch's own attention in bf16, those with results in fp32 are not computed by oneDNN, which
-computes all other products, and take most of its time. And it wants the keys of each example in one tensor, with a copy
-of those that examples share. Here oneDNN computes all five, for some hundred queries at a time, whose scores stay in
-the cache. They are in fp32 as well; only queries, keys and values are kept for the backward pass.
+Of the seven products of PyTorch's own attention in bf16, three are computed by oneDNN, as those with the weights are,
+and they take an eighth of its time. And it wants the keys of each example in one tensor, with a copy of those that
+examples share. Here oneDNN computes all seven, for some hundred queries at a time, whose scores stay in the cache.
+Scores are in fp32 as well; only queries, keys and values are kept for the backward pass.
 ``docs/fast-path.md`` has the figures.
 """
 
