@@ -45,9 +45,12 @@ def main() -> None:
     examples = {name: write_workload(name, args.steps * EXAMPLES_PER_STEP, data[name]) for name in WORKLOADS}
     measured = {name: {arm: [] for arm in args.arms} for name in args.workloads}
     rates = [matrix_rate_tflops()]
+    again = [arm for arm in args.arms if arm not in RUN_ONCE]
+    trainings = len(args.workloads) * (len(args.arms) + (args.repeats - 1) * len(again))
+    print(f"{trainings} trainings of {args.steps} steps, one after the other; each is told when it ends", flush=True)
     for repeat in range(1, args.repeats + 1):
         for workload in args.workloads:
-            for arm in args.arms if repeat == 1 else [arm for arm in args.arms if arm not in RUN_ONCE]:
+            for arm in args.arms if repeat == 1 else again:
                 figures = measure(arm, model, data[workload], args.steps)
                 measured[workload][arm].append(figures)
                 print(f"{repeat}/{args.repeats} {workload:<7} {arm:<12} {figures['seconds']:8.1f} s", flush=True)
