@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from common.recycled_memory import new_rows
+
 _STEPS = 2**16  # in which a dropout rate is told
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
 
@@ -17,8 +19,9 @@ def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     drops = min(round(rate * _STEPS), _STEPS - 1)
     count = math.prod(shape)
     bits = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = (bits.view(torch.int16)[:count] >= drops - _STEPS // 2).view(torch.int8).neg_()
-    return kept.view(shape), drops / _STEPS
+    kept = new_rows(bits.view(torch.bool), *shape)
+    torch.ge(bits.view(torch.int16)[:count].view(shape), drops - _STEPS // 2, out=kept)
+    return kept.view(torch.int8).neg_(), drops / _STEPS
 
 
 def drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:

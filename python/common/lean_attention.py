@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from common.packing import Layout
+from common.recycled_memory import new_rows
 from common.teamwork import share_out
 
 _CACHED_SCORES = 2**18  # of a core at a time: in fp32 they take 1 MiB
@@ -31,7 +32,7 @@ class SegmentAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, layout: Layout, scale: float, window: int | None):
         groups = len(query) // len(key)
         blocks = list(_cut_queries(layout, groups, window))
-        result = query.new_empty(query.shape[1], *query.shape[::2])
+        result = new_rows(query, query.shape[1], *query.shape[::2])
 
         def attend(head: int) -> None:
             heads = slice(head * groups, (head + 1) * groups)
@@ -51,7 +52,7 @@ class SegmentAttention(torch.autograd.Function):
     def backward(ctx, slope):
         query, key, value = ctx.saved_tensors
         groups = len(query) // len(key)
-        query_slope, key_slope, value_slope = (torch.empty_like(part) for part in (query, key, value))
+        query_slope, key_slope, value_slope = (new_rows(part, *part.shape) for part in (query, key, value))
 
         def go_back(head: int) -> None:
             heads = slice(head * groups, (head + 1) * groups)

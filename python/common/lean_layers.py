@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from common.dropout_masks import draw_kept, drop
 from common.hardware import bf16_flag
+from common.recycled_memory import new_rows
 from common.teamwork import cut_columns, multiply, share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
@@ -51,7 +52,7 @@ class LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, down, up, scale: float, kept):
         ctx.weight, weight = weight, _unpack(weight, x.dtype)
-        result = x.new_empty(len(x), len(weight))
+        result = new_rows(x, len(x), len(weight))
         low = x.new_empty(len(x), len(down), dtype=down.dtype)
 
         def add_update(rows) -> None:
@@ -73,7 +74,7 @@ class LoraLinear(torch.autograd.Function):
         x, down, up, low, kept = ctx.saved_tensors
         x_slope, weight = None, None
         if ctx.needs_input_grad[0]:
-            x_slope, weight = torch.empty_like(x), _unpack(ctx.weight, x.dtype)
+            x_slope, weight = new_rows(x, *x.shape), _unpack(ctx.weight, x.dtype)
         down_slope, up_slope = torch.zeros_like(down), up.new_zeros(up.T.shape)  # transposed: the quicker product
 
         def go_back(rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,12 +104,12 @@ class GatedMlp(torch.autograd.Function):
     def forward(ctx, x, *weights):
         ctx.weights = weights
         gate_weight, up_weight, down_weight = (_unpack(weight, x.dtype) for weight in weights)
-        gate, up = x.new_empty(len(x), len(gate_weight)), x.new_empty(len(x), len(up_weight))
-        result = torch.empty_like(x)
+        gate, up = new_rows(x, len(x), len(gate_weight)), new_rows(x, len(x), len(up_weight))
+        result = new_rows(x, *x.shape)
         for x_many, gate_many, up_many, result_many in _blocks(_product_rows(x.dtype), x, gate, up, result):
             multiply(x_many, gate_weight.T, out=gate_many)
             multiply(x_many, up_weight.T, out=up_many)
-            inner = torch.empty_like(gate_many)
+            inner = new_rows(gate_many, *gate_many.shape)
             share_out(_gate, _blocks(_CACHED_ROWS, inner, gate_many, up_many))
             multiply(inner, down_weight.T, out=result_many)
         ctx.save_for_backward(gate, up)
@@ -118,10 +119,10 @@ class GatedMlp(torch.autograd.Function):
     def backward(ctx, slope):
         gate, up = ctx.saved_tensors
         gate_weight, up_weight, down_weight = (_unpack(weight, slope.dtype) for weight in ctx.weights)
-        x_slope = torch.empty_like(slope)
+        x_slope = new_rows(slope, *slope.shape)
         size = _product_rows(slope.dtype)
         for slope_many, x_slope_many, gate_many, up_many in _blocks(size, slope, x_slope, gate, up):
-            up_slope, gate_slope = torch.empty_like(up_many), torch.empty_like(gate_many)
+            up_slope, gate_slope = (new_rows(up_many, *up_many.shape) for _ in range(2))
             multiply(slope_many, down_weight, out=up_slope)  # of the inner product; times silu(gate) it is up's own
             share_out(_gate_back, _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many))
             add_up = partial(_add_products, gate_slope, up_slope)
@@ -151,7 +152,7 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps: float):
-        result, factor = torch.empty_like(x), x.new_empty(len(x), 1, dtype=torch.float32)
+        result, factor = new_rows(x, *x.shape), x.new_empty(len(x), 1, dtype=torch.float32)
 
         def norm(rows) -> None:
             x_rows, factor_rows, result_rows = rows
@@ -167,7 +168,7 @@ class RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slope):
         x, weight, factor = ctx.saved_tensors
-        x_slope = torch.empty_like(x)
+        x_slope = new_rows(x, *x.shape)
 
         def go_back(rows) -> None:
             x_rows, factor_rows, slope_rows, x_slope_rows = rows

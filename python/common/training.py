@@ -12,7 +12,7 @@ import torch
 from transformers import PrinterCallback
 from transformers.trainer_utils import set_seed
 
-from common import checkpoints, lean_layers, packed_model, process_memory, ranks
+from common import checkpoints, lean_layers, packed_model, process_memory, ranks, recycled_memory
 from common.errors import StoppedRun
 from common.jobs import Job
 from common.memory_probe import fit_micro_batch, fit_packs
@@ -60,6 +60,7 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> Recip
         began = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.train_s = time.monotonic() - began
+        recycled_memory.give_back_spare()
         trainer.share = 1 - (checkpoints.step_of(checkpoint) / total_steps if checkpoint else 0)
     if run.stop_requested():
         raise StoppedRun(f"stopped at step {trainer.state.global_step} of {total_steps}; make resume RUN={run.name}")
