@@ -15,6 +15,8 @@ from common.recipes import restore_recipe
 from common.runs import free_name, read_json, run_folder
 from common.settings import Recipe
 
+PROBE = "memory_probe"  # what a probe before step 1 found: its entry in run.json
+
 
 @dataclass
 class Job:
@@ -36,6 +38,7 @@ class Job:
     engine: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's configuration, completed
     memory: Footprint | None = None  # what it will take at its peak
     available_gib: float = 0.0  # the memory that was free before anything was loaded
+    kept_bytes: float | None = None  # what a layer was measured to keep of a token for the backward pass
     asked_pack_tokens: int | None = None  # where a probe before step 1 chooses packs and which layers recompute
     stand_in: Path | None = None  # a folder for config and tokenizer, where planning does without the model
     assumed: list[str] = field(default_factory=list)
@@ -65,4 +68,6 @@ def requested_job(args: argparse.Namespace, options: Mapping[str, str]) -> Job:
     path = run_folder(args.run) / "run.json"
     if not path.is_file():
         raise UserError(Problem(f"there is no run '{args.run}'", next_step="make status lists them"), ExitCode.NO_INPUT)
-    return Job(restore_recipe(read_json(path)["settings"]), args.run, resume=True, force=args.force)
+    manifest = read_json(path)
+    measured = manifest.get(PROBE, {}).get("kept_bytes")
+    return Job(restore_recipe(manifest["settings"]), args.run, resume=True, force=args.force, kept_bytes=measured)

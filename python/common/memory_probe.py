@@ -21,8 +21,7 @@ from transformers.trainer_utils import set_seed
 from common import pack_memory, process_memory
 from common.errors import ExitCode, Problem, UserError
 from common.hardware import GIB
-from common.jobs import Job
-from common.pack_memory import PROBE
+from common.jobs import PROBE, Job
 from common.runs import Run
 from common.settings import TrainingSettings
 
@@ -42,13 +41,13 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     if asked is None or "kept_bytes" in manifest[PROBE]:
         return  # the user settled it, or an attempt before this one did
     training, before = job.recipe.training, pack_memory.describe(job.recipe.training)
-    kept_bytes, tried_tokens = measure_layer_bytes(trainer, trainer.longest_examples(_TRIED_EXAMPLES))
+    job.kept_bytes, tried_tokens = measure_layer_bytes(trainer, trainer.longest_examples(_TRIED_EXAMPLES))
     training.pack_tokens = asked
-    pack_memory.choose(job, kept_bytes)
+    pack_memory.choose(job)
     found = {
         "asked_pack_tokens": asked,
         "tried_tokens": tried_tokens,
-        "kept_bytes": round(kept_bytes),  # a token and layer
+        "kept_bytes": round(job.kept_bytes),  # a token and layer
         "available_gib": round(job.available_gib, 2),
         **{key: getattr(training, key) for key in _SETTLED_OF_PACKS},
     }
@@ -57,7 +56,7 @@ def fit_packs(run: Run, job: Job, trainer) -> None:
     if after != manifest["plan"].get("way", before):
         manifest["plan"] = {"from": "the memory probe", "memory": job.memory.to_dict()}
     run.write_manifest(manifest | {PROBE: found})
-    kilobytes = f"a layer keeps {kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"
+    kilobytes = f"a layer keeps {job.kept_bytes / 1024:,.0f} KiB a token, {job.available_gib:.1f} GiB are free"
     print(f"memory probe: {kilobytes}; {after}" + (f" (from the shape alone: {before})" if after != before else ""))
     trainer.set_recomputation(training)
     set_seed(training.seed)

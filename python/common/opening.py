@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 from common import checkpoints, hardware, model_files, pack_memory, ranks
 from common.errors import ExitCode, Problem, UserError
-from common.jobs import Job
+from common.jobs import PROBE, Job
 from common.manifest import describe_run
 from common.planning.records import find_plan
 from common.runs import Run, read_json, run_folder
@@ -38,7 +38,7 @@ def _lead_run(job: Job):
     with run:
         if not job.resume:
             asked = job.asked_pack_tokens
-            probe = {pack_memory.PROBE: {"asked_pack_tokens": asked}} if asked else {}
+            probe = {PROBE: {"asked_pack_tokens": asked}} if asked else {}
             run.write_manifest(describe_run(job.recipe, job.data, job.model) | {"plan": find_plan(job)} | probe)
         elif job.breaks:
             run.write_manifest(run.manifest() | {"breaks": run.manifest().get("breaks", []) + job.breaks})

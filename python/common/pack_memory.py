@@ -7,7 +7,6 @@ from common.jobs import Job
 from common.packing import count_computed, plan_packs
 from common.settings import TrainingSettings
 
-PROBE = "memory_probe"  # what a probe before step 1 found: its entry in run.json
 _COMFORT = 0.9  # a need above this share of the free memory is answered with activation checkpointing
 _CHECKPOINT_EVERY = (None, 8, 6, 4, 3, 2, 1)  # n-th layer, the quickest first
 _SHORTER_TOKENS = (2560, 2048, 1792, 1536, 1280, 1024, 768, 512)
@@ -16,19 +15,19 @@ _SAMPLED_EXAMPLES = 48
 _AS_LITTLE = 1.01  # ways that differ by less are taken for equal
 
 
-def choose(job: Job, kept_bytes: float | None = None) -> None:
+def choose(job: Job) -> None:
     """Settle the way that computes least of those that fit in ``job.available_gib``, or the smallest one.
 
     Shorter packs compute more often what only some of a step's examples begin with (under DeepSpeed also what all do),
     a layer that recomputes its forward pass twice. Of ways that compute as much, the longest packs.
-    ``kept_bytes`` is what a layer was measured to keep a token; without it, the need follows from the model's shape.
+    Where no layer was measured yet, the need follows from the model's shape.
     """
     training, limit = job.recipe.training, _COMFORT * job.available_gib
     lengths = [training.pack_tokens]
     if training.packing == "on":
         lengths += [tokens for tokens in _SHORTER_TOKENS if tokens < training.pack_tokens]
     ways = [(tokens, every) for tokens in lengths for every in _CHECKPOINT_EVERY]
-    fitting = [way for way in ways if estimate(job, *way, kept_bytes=kept_bytes).total < limit]
+    fitting = [way for way in ways if estimate(job, *way).total < limit]
     if ways[0] in fitting or len(fitting) < 2:
         way = (fitting or ways[-1:])[0]
     else:
@@ -41,7 +40,7 @@ def choose(job: Job, kept_bytes: float | None = None) -> None:
 
         enough = _AS_LITTLE * min(map(work, fitting))
         way = next(way for way in fitting if work(way) <= enough)  # the longest packs: each reads all weights
-    settle(job, *way, kept_bytes=kept_bytes)
+    settle(job, *way)
 
 
 def _count_computed(job: Job, pack_tokens: int) -> int:
@@ -55,12 +54,12 @@ def _count_computed(job: Job, pack_tokens: int) -> int:
     return sum(count_computed(plan_packs(part, pack_tokens, begin_once=engine.begins_once(training))) for part in steps)
 
 
-def settle(job: Job, pack_tokens: int, checkpoint_every: int | None, kept_bytes: float | None = None) -> None:
+def settle(job: Job, pack_tokens: int, checkpoint_every: int | None) -> None:
     """Write a way into the job's settings, and its need to ``job.memory``."""
     training = job.recipe.training
     training.pack_tokens, training.checkpoint_every_n_layers = pack_tokens, checkpoint_every
     training.activation_checkpointing = "on" if checkpoint_every else "off"
-    job.memory = estimate(job, pack_tokens, checkpoint_every, kept_bytes=kept_bytes)
+    job.memory = estimate(job, pack_tokens, checkpoint_every)
 
 
 def recomputed_every(job: Job) -> int | None:
@@ -69,9 +68,7 @@ def recomputed_every(job: Job) -> int | None:
     return training.checkpoint_every_n_layers or 1 if training.activation_checkpointing == "on" else None
 
 
-def estimate(
-    job: Job, pack_tokens: int, checkpoint_every: int | None, *, kept_bytes: float | None = None
-) -> footprint.Footprint:
+def estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
     """Return the memory for the longest sequence that goes through the model at a time."""
     recipe = job.recipe
     return footprint.estimate_training(
@@ -83,7 +80,7 @@ def estimate(
         optimizer=recipe.training.optimizer,
         gpu=recipe.training.device == "cuda",
         few_logits=recipe.training.packing == "on",
-        kept_bytes=kept_bytes,
+        kept_bytes=job.kept_bytes,
     )
 
 

@@ -74,7 +74,8 @@ def make_plan(job: Job, *, probe: bool = True) -> Plan:
         measured = measure_slice(job.recipe, config, batches.longest_part(), usual)
         if job.asked_pack_tokens:  # the training will choose by what it measures, as this does
             job.recipe.training.pack_tokens = job.asked_pack_tokens
-            pack_memory.choose(job, measured.layer_activations * hardware.GIB)
+            job.kept_bytes = measured.layer_activations * hardware.GIB
+            pack_memory.choose(job)
             batches = sample_batches(job)
     plan = _plan_without_times(job, config, batches, measured)
     return plan if measured is None else _add_times(job, plan, measured, batches)
