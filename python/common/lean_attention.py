@@ -52,7 +52,7 @@ class SegmentAttention(torch.autograd.Function):
     def backward(ctx, slope):
         query, key, value = ctx.saved_tensors
         groups = len(query) // len(key)
-        query_slope, key_slope, value_slope = (new_rows(part, *part.shape) for part in (query, key, value))
+        query_slope, key_slope, value_slope = (_new_heads(part) for part in (query, key, value))
 
         def go_back(head: int) -> None:
             heads = slice(head * groups, (head + 1) * groups)
@@ -72,6 +72,12 @@ class SegmentAttention(torch.autograd.Function):
         with _fp32_by_onednn(query.dtype):
             share_out(go_back, range(len(key)))
         return query_slope, key_slope, value_slope, None, None, None
+
+
+def _new_heads(like: torch.Tensor) -> torch.Tensor:
+    """Return memory for slopes of the shape of ``like`` [heads, tokens, width]; its rows are tokens."""
+    heads, tokens, width = like.shape
+    return new_rows(like, tokens, heads, width).transpose(0, 1)
 
 
 class _Block(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common import lean_attention
+from common import lean_attention, recycled_memory
 from common.lean_attention import SegmentAttention
 from common.packing import Layout
 
@@ -123,3 +123,19 @@ def test_only_queries_keys_and_values_are_kept_for_the_backward_pass():
         tensors, _ = draw(LAYOUTS["a shared prefix"])
         SegmentAttention.apply(*tensors, LAYOUTS["a shared prefix"], 0.3, None)
     assert kept == [tensor.numel() for tensor in tensors]
+
+
+def test_packs_of_other_lengths_use_the_same_memory_again(monkeypatch):
+    """Memory is kept by what a token takes: there is no more of it after packs of many lengths."""
+    monkeypatch.setattr(recycled_memory, "_LARGE", 1)
+    recycled_memory.give_back_spare()
+    places = []
+    for tokens in (40, 39, 17, 40, 21):
+        layout = Layout(0, ((0, tokens),), begun=tokens // 2)
+        tensors, slope = draw(layout, tokens=tokens)
+        results(lambda *qkv, layout=layout: SegmentAttention.apply(*qkv, layout, 0.3, None), tensors, slope)
+        assert [tensor.grad.stride() for tensor in tensors] == [tensor.stride() for tensor in tensors]
+        del tensors, slope
+        places.append(sum(map(len, recycled_memory._spare.values())))
+    recycled_memory.give_back_spare()
+    assert places == places[:1] * 5 and places[0] > 0
