@@ -11,7 +11,7 @@ from common.jobs import Job
 def training_arguments(job: Job, output: Path, report_to: Sequence[str], kind: Callable) -> TrainingArguments:
     """Return a trainer's arguments, of the class ``kind``. Saving and evaluating are driven by the run's callback."""
     numbers = job.recipe.training
-    return kind(
+    arguments = kind(
         output_dir=str(output),
         num_train_epochs=numbers.epochs,
         max_steps=numbers.max_steps or -1,
@@ -47,3 +47,11 @@ def training_arguments(job: Job, output: Path, report_to: Sequence[str], kind: C
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    return on_one_gpu(arguments)
+
+
+def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Let a process use one GPU: where it sees several, each would get a copy of the model and a micro-batch."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # as the stock trainer does for a model that lies on several devices
+    return arguments

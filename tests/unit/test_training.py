@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from common import lean_layers, packed_model
 from common.recipe_trainer import RecipeTrainer
 from common.settings import TrainingSettings
+from common.trainer_arguments import on_one_gpu
 
 EXAMPLES = (RAGGED * 3)[:16]
 
@@ -39,3 +40,11 @@ def test_accumulation_changes_neither_loss_nor_gradient(tmp_path):
         assert its_loss == pytest.approx(loss, rel=1e-5), (micro_batch, packing)
         assert (its_slope - slope).norm() <= 1e-5 * slope.norm(), (micro_batch, packing)
     assert torch.isfinite(slope).all() and slope.norm() > 0
+
+
+def test_a_step_has_as_many_examples_on_a_machine_with_several_gpus(tmp_path):
+    """The stock trainer gives each GPU that it sees a micro-batch, when one process trains."""
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8)
+    arguments._n_gpu = 4  # as it is where four are seen
+    assert arguments.train_batch_size == 32
+    assert on_one_gpu(arguments).train_batch_size == 8

@@ -101,6 +101,8 @@ def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *,
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from common.trainer_arguments import on_one_gpu
+
     config = SFTConfig(
         output_dir=str(scratch()),
         max_steps=steps,
@@ -124,7 +126,7 @@ def _trl(model, rows, device: str, length: int, micro_batch: int, steps: int, *,
         target_modules=list(METHOD.targets),
     )
     data = Dataset.from_dict({"input_ids": rows})
-    trainer = SFTTrainer(model, config, train_dataset=data, processing_class=_tokenizer(), peft_config=lora)
+    trainer = SFTTrainer(model, on_one_gpu(config), train_dataset=data, processing_class=_tokenizer(), peft_config=lora)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
