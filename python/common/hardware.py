@@ -12,6 +12,10 @@ from common.errors import ExitCode, Problem, UserError
 
 GIB = 1024**3
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_MEMORY = (  # of version 2, of version 1
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 matrix tiles, x86 vectors, Arm
 _DEVICE_REASONS = {  # none has both: Apple's machines have no CUDA
     "mps": "an Apple GPU is here",
@@ -164,8 +168,8 @@ def memory_gib(device: str = "cpu") -> tuple[float, float]:
 
         total = torch.mps.recommended_max_memory()
         return min(available, total - torch.mps.driver_allocated_memory()) / GIB, total / GIB
-    limit, used = _read_number(_CGROUP / "memory.max"), _read_number(_CGROUP / "memory.current")
-    if limit and used is not None and limit < total:
+    limit, used = _cgroup_memory()
+    if limit and limit < total:
         available, total = min(available, limit - used), limit
     return available / GIB, total / GIB
 
@@ -211,12 +215,28 @@ def _cpu_info(*names: str) -> str:
 
 
 def _cgroup_cpu_quota() -> float | None:
-    """Return the CPUs cgroup v2 grants, as in "150000 100000" → 1.5, or None without a limit."""
+    """Return the CPUs that cgroup v2 grants, as in "150000 100000" → 1.5, or v1; None without a limit."""
     try:
         quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
+        quota, period = (_read_number(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        return quota / period if quota and period and quota > 0 else None
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """Return (limit, used) in bytes of cgroup v2, else v1. What files take is not used: it gives way."""
+    for limit_name, used_name in _CGROUP_MEMORY:
+        limit, used = _read_number(_CGROUP / limit_name), _read_number(_CGROUP / used_name)
+        if limit and used is not None:
+            try:
+                lines = (_CGROUP / used_name).with_name("memory.stat").read_text().splitlines()
+            except OSError:
+                lines = []
+            stat = {name: int(number) for name, number in map(str.split, lines)}
+            files = (stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in ("inactive_file", "active_file"))
+            return limit, max(0, used - sum(files))
+    return None, 0
 
 
 def _read_number(path: Path) -> int | None:

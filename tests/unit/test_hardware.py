@@ -156,5 +156,38 @@ def test_a_containers_memory_limit_is_respected(monkeypatch, tmp_path):
     assert available <= 1.5
 
 
+@pytest.mark.parametrize(
+    "names, kinds",
+    [
+        (("memory.max", "memory.current", "memory.stat"), ("inactive_file", "active_file")),
+        (
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+            ("total_inactive_file", "total_active_file"),
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_pages_of_files_in_a_container_are_free(monkeypatch, tmp_path, names, kinds):
+    """A model that was just downloaded, or trained on, fills the page cache; it gives way."""
+    free = type("Memory", (), {"available": 64 * hardware.GIB, "total": 64 * hardware.GIB})
+    monkeypatch.setattr(hardware.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    stat = f"anon 7\n{kinds[0]} {9 * hardware.GIB}\n{kinds[1]} {4 * hardware.GIB}\n"
+    for name, content in zip(names, (24 * hardware.GIB, 15 * hardware.GIB, stat), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(str(content))
+    assert hardware.memory_gib() == (22.0, 24.0)
+
+
+def test_the_limits_of_version_1_count_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert hardware._cgroup_cpu_quota() is None
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
+    assert hardware._cgroup_cpu_quota() == 1.5
+
+
 def test_space_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert hardware.free_disk_gib(tmp_path / "a" / "b") == pytest.approx(hardware.free_disk_gib(tmp_path), rel=0.01)
