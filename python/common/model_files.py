@@ -16,6 +16,10 @@ from common.settings import ModelSettings
 
 MARKER = "MODEL.json"  # written last by a download: file → size and sha256
 PACKABLE = ("mistral", "llama", "phi3", "qwen2", "qwen3")  # each held against one-by-one training by a test
+_CHANGING_ROPE = (
+    "longrope",
+    "dynamic",
+)  # their frequencies depend on the longest position of what is computed at a time
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -116,10 +120,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(problem, ExitCode.NO_INPUT) from None
 
 
-def why_no_packs(config: dict[str, Any]) -> str | None:
-    """Return why a model of this config cannot run packs of examples, or None when it can."""
+def why_no_packs(config: dict[str, Any], longest_tokens: int) -> str | None:
+    """Return why a model of this config cannot run packs of examples of up to so many tokens, None when it can."""
     kind = config.get("model_type")
-    return None if kind in PACKABLE else f"its attention ({kind}) is none of {', '.join(PACKABLE)}"
+    if kind not in PACKABLE:
+        return f"its attention ({kind}) is none of {', '.join(PACKABLE)}"
+    if config.get("attention_dropout"):
+        return f"its attention has dropout ({config['attention_dropout']}), which packs leave out"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = rope.get("rope_type") or rope.get("type")
+    first = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    first = first or config.get("max_position_embeddings", 0)
+    if scaling in _CHANGING_ROPE and longest_tokens > first:
+        return f"its rotary embedding ({scaling}) is another for examples of more than {first:,} tokens"
+    return None
 
 
 def is_plain(config: dict[str, Any]) -> bool:

@@ -204,7 +204,8 @@ def _choose_packing(job: Job) -> str:
     """Settle whether examples are packed: wherever the model's attention accepts it."""
     training = job.recipe.training
     config = model_files.read_config(job.model_folder)
-    reason = methods.why_no_packs(job.recipe.method) or model_files.why_no_packs(config)
+    longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
+    reason = methods.why_no_packs(job.recipe.method) or model_files.why_no_packs(config, longest)
     if training.packing == "on" and reason:
         raise UserError(
             Problem(f"training.packing is on, but {reason}", "allowed: auto, off", "SET=training.packing=off"),

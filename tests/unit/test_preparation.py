@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import hardware, memory_probe, pack_memory, packing, preparation
+from common import hardware, memory_probe, model_files, pack_memory, packing, preparation
 from common.chat import EncodedDataset
 from common.errors import UserError
 from common.hardware import GIB
@@ -100,7 +100,8 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert (training.pack_tokens, training.checkpoint_every_n_layers) == (512, 1)
     monkeypatch.setattr(checked, "train_set", examples(1400, 60, 2))
     kept_bytes, tried = memory_probe.measure_layer_bytes(trainer, trainer.longest_examples(4))
-    needed = pack_memory.estimate(checked, 2048, 3, kept_bytes=kept_bytes)
+    monkeypatch.setattr(checked, "kept_bytes", kept_bytes)
+    needed = pack_memory.estimate(checked, 2048, 3)
     checked.available_gib = needed.total / 0.9 + 1e-6  # room for that, measured
     memory_probe.fit_packs(run, checked, trainer)
 
@@ -122,6 +123,24 @@ def test_packs_are_chosen_by_what_a_layer_was_measured_to_keep(checked, trainer,
     assert training.checkpoint_every_n_layers == 2 and torch.equal(torch.rand(1), expected)
     memory_probe.fit_packs(Manifest(None), checked, trainer)  # the user's own choice
     assert training.checkpoint_every_n_layers == 2
+
+
+def test_a_resumed_run_needs_what_its_probe_measured(checked, tmp_path, monkeypatch):
+    """By the shape alone its way may need more than there is: the run would end with its first interruption."""
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    recipe, probe = checked.recipe, {"asked_pack_tokens": 2048, "kept_bytes": 1000, "pack_tokens": 2048}
+    recipe.training.activation_checkpointing, recipe.training.pack_tokens = "off", 2048
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.json").write_text(json.dumps({"settings": recipe.to_dict(), "memory_probe": probe}))
+    job = requested_job(recipe_parser("", {}, "demo").parse_args(["--resume", "--run", "mine"]), {})
+    job.model_folder, job.train_set = checked.model_folder, checked.train_set
+    needed = pack_memory.estimate(job, 2048, None).total
+    monkeypatch.setattr(hardware, "memory_gib", lambda device: (needed + 0.01, 64.0))
+    assert "packs of up to 2,048 tokens" in preparation._fit_memory(job)
+    assert job.memory.total == pytest.approx(needed)
+    job.kept_bytes = None
+    with pytest.raises(UserError, match="needed"):
+        preparation._fit_memory(job)
 
 
 def test_what_all_packs_of_a_step_begin_with_is_computed_once(trainer, monkeypatch):
@@ -212,3 +231,24 @@ def test_validation_data_of_the_recipe_is_named_beside_training_data_of_the_user
     assert "these are the recipe's own" in found("--train", splits["train"])
     assert "these are the recipe's own" in found("--set", f"data.train={splits['train']}")
     assert "the recipe's own" not in found() + found("--train", splits["train"], "--val", splits["validation"])
+
+
+LONG_ROPE = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize(
+    "config, longest, reason",
+    [
+        ({}, 8192, None),
+        ({"attention_dropout": 0.1}, 100, "has dropout"),
+        ({"rope_parameters": LONG_ROPE}, 4096, None),
+        ({"rope_parameters": LONG_ROPE}, 4097, "is another for examples of more than 4,096 tokens"),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 5000, "more than 4,096"),
+        ({"rope_scaling": {"type": "dynamic"}, "max_position_embeddings": 2048}, 2049, "more than 2,048"),
+        ({"rope_parameters": {"rope_type": "yarn"}, "max_position_embeddings": 2048}, 4096, None),
+        ({"model_type": "gpt2"}, 10, "its attention (gpt2)"),
+    ],
+)
+def test_packs_are_for_models_on_which_they_are_exact(config, longest, reason):
+    found = model_files.why_no_packs({"model_type": "phi3"} | config, longest)
+    assert found is None if reason is None else reason in found
