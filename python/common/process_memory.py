@@ -9,11 +9,12 @@ from common.hardware import GIB
 _MUCH_FREE = GIB // 2  # in the heap; less would cost more time than it is worth
 
 
-def peak_rss_gib() -> float:
-    """Return this process's largest resident memory so far in GiB."""
+def peak_rss_gib(*, with_children: bool = False) -> float:
+    """Return this process's largest resident memory so far in GiB; with children, that of one that ended, if larger."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(who).ru_maxrss for who in whose[: 1 + with_children])
     return peak * (1 if sys.platform == "darwin" else 1024) / GIB
 
 

@@ -31,7 +31,8 @@ def summarise(
     tokens = int(data.lengths.sum())
     trained = sum(sum(example.completion_mask) for example in data)
     steps = [data[start : start + EXAMPLES_PER_STEP] for start in range(0, len(data), EXAMPLES_PER_STEP)]
-    planned = [plan_packs(step, TrainingSettings.pack_tokens, begin_once=True) for step in steps]
+    pack_tokens = measured["ours"][0]["pack_tokens"] if measured.get("ours") else TrainingSettings.pack_tokens
+    planned = [plan_packs(step, pack_tokens, begin_once=True) for step in steps]
     packs = list(chain.from_iterable(planned))
     computed, predicted = sum(map(count_computed, planned)), sum(len(pack.targets) for pack in packs)
     carried = sum(len(set(pack.predict_at.tolist())) for pack in packs)

@@ -7,7 +7,6 @@ optimizer steps of eight examples, on the CPU. What is timed is the training loo
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ METHOD = MethodSettings()
 RUN_ONCE = ("trl_default",)  # so slow that more repeats would take most of the time and change no conclusion
 
 
-def train_stock(model: Path, data: Path, steps: int) -> float:
+def train_stock(model: Path, data: Path, steps: int) -> dict[str, float]:
     """transformers' Trainer at batch 1 × accumulation 8, as most scripts do; all cores, nothing recomputed."""
     from transformers import Trainer
 
@@ -39,7 +38,7 @@ def train_stock(model: Path, data: Path, steps: int) -> float:
     return _timed(trainer.train)
 
 
-def train_trl_tuned(model: Path, data: Path, steps: int) -> float:
+def train_trl_tuned(model: Path, data: Path, steps: int) -> dict[str, float]:
     """TRL's SFTTrainer with what it leaves slow set by hand: all cores, bf16 weights, nothing recomputed."""
     from datasets import Dataset
     from transformers.utils import logging
@@ -55,7 +54,7 @@ def train_trl_tuned(model: Path, data: Path, steps: int) -> float:
     return _timed(trainer.train)
 
 
-def train_trl_default(model: Path, data: Path, steps: int) -> float:
+def train_trl_default(model: Path, data: Path, steps: int) -> dict[str, float]:
     """`trl sft` as it starts on a CPU, told no more than model, data, LoRA and batch."""
     command = [Path(sys.executable).with_name("trl"), "sft", "--model_name_or_path", model, "--dtype", "bfloat16"]
     command += ["--dataset_name", data.parent, "--use_cpu", "--max_steps", steps, "--max_length", MAX_LENGTH_TOKENS]
@@ -67,11 +66,11 @@ def train_trl_default(model: Path, data: Path, steps: int) -> float:
     found = re.search(r"'train_runtime': '?([\d.]+)", answer.stdout)
     if answer.returncode or not found:
         raise RuntimeError(f"trl sft failed: {answer.stderr[-2000:]}")
-    return float(found.group(1))
+    return {"seconds": float(found.group(1))}
 
 
-def train_ours(model: Path, data: Path, steps: int) -> float:
-    """This project's trainer, with the packs it chooses."""
+def train_ours(model: Path, data: Path, steps: int) -> dict[str, float]:
+    """This project's trainer, with the packs it chooses, whose length it tells too."""
     from common.checks import raise_problems
     from common.jobs import Job
     from common.preparation import check_job
@@ -84,10 +83,10 @@ def train_ours(model: Path, data: Path, steps: int) -> float:
     job = Job(recipe, f"bench-{os.getpid()}")
     raise_problems(check_job(job))
     adapted, _, _ = _load(model, data)
-    return _timed(new_trainer(job, adapted, scratch()).train)
+    return _timed(new_trainer(job, adapted, scratch()).train) | {"pack_tokens": recipe.training.pack_tokens}
 
 
-ARMS: dict[str, Callable[[Path, Path, int], float]] = {
+ARMS: dict[str, Callable[[Path, Path, int], dict[str, float]]] = {
     "trainer": train_stock,
     "trl_tuned": train_trl_tuned,
     "trl_default": train_trl_default,
@@ -96,15 +95,14 @@ ARMS: dict[str, Callable[[Path, Path, int], float]] = {
 
 
 def run_arm(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
-    """Run one training here and return its seconds and the peak memory of this process and its children in GiB."""
+    """Run one training here and return its seconds, and its peak memory in GiB: this process's or a child's."""
     import torch
 
-    from common.hardware import GIB, pick_threads
+    from common.hardware import pick_threads
+    from common.process_memory import peak_rss_gib
 
     torch.set_num_threads(pick_threads().value)
-    seconds = ARMS[arm](model, data, steps)
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {"seconds": seconds, "peak_rss_gib": peak * 1024 / GIB}
+    return ARMS[arm](model, data, steps) | {"peak_rss_gib": peak_rss_gib(with_children=True)}
 
 
 def _load(model: Path, data: Path):
@@ -139,7 +137,7 @@ def _arguments(steps: int, **options):
     return TrainingArguments(**_options(steps), **options, remove_unused_columns=False)
 
 
-def _timed(train: Callable[[], object]) -> float:
+def _timed(train: Callable[[], object]) -> dict[str, float]:
     started = time.perf_counter()
     train()
-    return time.perf_counter() - started
+    return {"seconds": time.perf_counter() - started}
