@@ -12,6 +12,14 @@ from common.schema import read_value
 from common.settings import GROUPS, Recipe
 
 _NEXT_SETTING = re.compile(r"\s+(?=[a-z_]+\.[a-z_]+=)")
+# What a command takes that looks at a training before it starts: whatever changes what the training needs.
+PREVIEW_OPTIONS = {
+    "--model": "model.name",
+    "--revision": "model.revision",
+    "--train": "data.train",
+    "--val": "data.validation",
+    "--output": "output.folder",
+}
 # What the medical commands share: the names their users know, and those that the launchers use.
 MEDICAL_OPTIONS = {
     "--model_name": "model.name",
@@ -48,6 +56,24 @@ def recipe_parser(
     run.add_argument("--check", action="store_true", help="check settings, data, memory, disk and model, then stop")
     run.add_argument("--resume", action="store_true", help="carry on the run from its last good checkpoint")
     run.add_argument("--force", action="store_true", help="resume although data, model or settings have changed")
+    _add_numbers(parser, options)
+    return parser
+
+
+def preview_parser(description: str) -> CommandParser:
+    """Return the parser of a command that looks at a training before it starts, with :data:`PREVIEW_OPTIONS`."""
+    parser = CommandParser(description=description)
+    parser.set_defaults(kind=None, resume=False, force=False)
+    parser.add_argument(
+        "--run", metavar="NAME", help="name the run would get (default: the recipe's, numbered if taken)"
+    )
+    parser.add_argument("--smoke", action="store_true", help="with the smoke overlay on top")
+    _add_numbers(parser, PREVIEW_OPTIONS)
+    return parser
+
+
+def _add_numbers(parser: CommandParser, options: Mapping[str, str]) -> None:
+    """Add ``options``, a flag for each setting or several, and ``--set`` for every other one."""
     recipe = parser.add_argument_group("the recipe's numbers (the YAML's unless given)")
     for key in dict.fromkeys(options.values()):
         group, name = key.split(".")
@@ -56,11 +82,10 @@ def recipe_parser(
             *flags, dest=key, metavar=name.upper(), help=GROUPS[group].__dataclass_fields__[name].metadata["help"]
         )
     recipe.add_argument("--set", action="append", default=[], metavar="GROUP.KEY=VALUE", help="any other setting")
-    return parser
 
 
 def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) -> Recipe:
-    """Merge the layers that ``args`` of a :func:`recipe_parser` names into one checked recipe."""
+    """Merge the layers that ``args`` of one of these parsers names into one checked recipe."""
     given = _read_given(args, options)
     recipe = load_recipe(args.recipe, given, smoke=args.smoke)
     if args.kind and recipe.method.kind != args.kind:

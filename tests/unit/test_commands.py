@@ -48,6 +48,20 @@ def test_the_doctor_looks_at_the_run_that_a_training_would_make(tmp_path, monkey
     assert f"✓ run         {tmp_path / 'demo-smoke-2'}" in said
 
 
+def test_the_doctor_looks_at_data_and_settings_of_ones_own(tmp_path, monkeypatch, capfd):
+    train = tmp_path / "my own.jsonl"
+    train.write_text('{"prompt": "Hello?", "completion": "Hello."}\n')
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path / "runs"))
+    line = ["demo", "--smoke", "--run", "mine", "--train", str(train), "--set", "training.seed=7 data.validation=null"]
+    monkeypatch.setattr(sys, "argv", ["doctor.py", *line])
+    with pytest.raises(SystemExit) as end:
+        run_command(importlib.import_module("doctor").main)
+    said = capfd.readouterr().out
+    assert end.value.code == 0 and "✓ train       1 examples" in said and "✓ validation" not in said
+    again = f"make train RECIPE=demo SMOKE=1 RUN=mine 'TRAIN={train}' 'SET=training.seed=7 data.validation=null'"
+    assert f"ready: {again}\n" in said
+
+
 def test_the_doctor_tells_where_sample_data_comes_from(tmp_path, monkeypatch, capfd):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("command: finetune_ba\ndata: {train: runs/data/never-made/train.jsonl}\n")
