@@ -16,14 +16,14 @@ setup: ## make the Python environment (PYTHON=, TORCH_INDEX_URL=)
 	@scripts/setup.sh
 demo: ## train the demo recipe in the background, compare three models, show the verdict
 	@scripts/demo.sh
-doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= SMOKE=1)
-	@scripts/call.sh doctor RECIPE= RUN=--run SMOKE=--smoke!
+doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SET= SMOKE=1)
+	@scripts/call.sh doctor RECIPE= MODEL=--model REVISION=--revision TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke!
 plan: ## how long a training takes, how much memory and disk, before anything is loaded (RECIPE=demo MODEL= REVISION= TRAIN= VAL= SET= RUN= SMOKE=1 JSON=1)
 	@scripts/call.sh plan RECIPE=--recipe MODEL=--model REVISION=--revision TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke! JSON=--json!
 
 ##@ Data and models
-data: ## generate the sample data (RECIPE=all FORCE=1)
-	@scripts/call.sh make_data RECIPE=--recipe FORCE=--force!
+data: ## write the sample data that recipes train on (RECIPE=all FORCE=1)
+	@scripts/make_data.sh
 inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
 	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
@@ -78,8 +78,8 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program METRIC=module:function FOURTH=1 GATE=1)
-	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program METRIC=module:function ADOPT_SCORE=0.9 ADOPT_GAIN=0.05 FOURTH=1 GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric ADOPT_SCORE=--adopt-score ADOPT_GAIN=--adopt-gain DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
 	@scripts/call.sh reproduce_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
 soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1 SET=group.key=value)

@@ -41,7 +41,10 @@ main() {
 
   stage "environment"
   set_up_python
-  if ! is_on SMOKE && [ -z "${TRAIN:-}" ] && [ "$recipe" = frida-h100 ]; then make_data; fi
+  if ! is_on SMOKE && [ -z "${TRAIN:-}" ] && [ "$recipe" = frida-h100 ] && ! has_data; then
+    stage "data"
+    RECIPE=frida-h100 FORCE=0 scripts/make_data.sh
+  fi
   stage "checks, then training"
   exec "$PYTHON_BIN" python/start_run.py ${place[@]+"${place[@]}"} --recipe "$recipe" \
     ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
@@ -54,16 +57,9 @@ resume() {
   exec "$PYTHON_BIN" python/resume_run.py ${place[@]+"${place[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
 }
 
-# Sources, then Mistral's format, then splits: each step only where its result is missing.
-make_data() {
+has_data() {
   local folder=${RECETARIO_RUNS:-runs}/data/frida-h100
-  if [ -f "$folder/train.jsonl" ] && [ -f "$folder/validation.jsonl" ]; then return; fi
-  stage "data"
-  if [ ! -f "$folder/formatted_data.jsonl" ]; then
-    if [ ! -d "$folder/raw" ]; then "$PYTHON_BIN" python/make_data.py --recipe frida-h100 --output "$folder/raw"; fi
-    "$PYTHON_BIN" python/format.py --input "$folder/raw" --output "$folder/formatted_data.jsonl"
-  fi
-  "$PYTHON_BIN" python/prepare_dataset.py --input_data "$folder/formatted_data.jsonl" --output_dir "$folder"
+  [ -f "$folder/train.jsonl" ] && [ -f "$folder/validation.jsonl" ]
 }
 
 stage() {
