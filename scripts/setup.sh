@@ -16,7 +16,8 @@ already; interrupted, it starts over the next time. Several at once wait for eac
 
 Variables:
   PYTHON            the Python to make .venv with, 3.11 or newer (default: the first of python3.11, python3, python)
-  TORCH_INDEX_URL   another package index for torch alone, as PyTorch offers one of builds for the CPU
+  TORCH_INDEX_URL   another package index for torch alone, as PyTorch offers one of builds for the CPU; an environment
+                    keeps to it until another is named, or none (TORCH_INDEX_URL=)
 END
 }
 
@@ -36,6 +37,7 @@ main() {
     shift
   done
 
+  keep_torch_index
   if is_ready; then
     if [ -z "$quiet" ]; then say "the environment in .venv is ready"; fi
     return
@@ -53,12 +55,20 @@ main() {
   say "the environment in .venv is ready"
 }
 
+# Where nothing is said of it, torch goes on coming from where this environment has it, also one that is unfinished.
+keep_torch_index() {
+  if [ -n "${TORCH_INDEX_URL+said}" ]; then return; fi
+  TORCH_INDEX_URL=$(sed -n 's/^torch from the index //p' "$STAMP" "$UNFINISHED" 2>/dev/null | head -n 1) || true
+}
+
 # Everything the environment depends on; written into it last, so it is there only when all the rest is.
 wanted_stamp() {
   cksum requirements.txt requirements.lock
-  printf 'torch from %s\n' "${TORCH_INDEX_URL:-the default index}"
+  torch_source
   .venv/bin/python -c 'import sys; print("python", *sys.version_info[:3])'
 }
+
+torch_source() { printf 'torch from the %s\n' "${TORCH_INDEX_URL:+index }${TORCH_INDEX_URL:-default index}"; }
 
 is_ready() {
   [ -f "$STAMP" ] && [ ! -e "$UNFINISHED" ] && [ -x .venv/bin/python ] || return 1
@@ -112,12 +122,12 @@ make_environment() {
   if [ ! -e .venv ]; then
     say "making .venv with $("$python" --version) ($python)"
     mkdir .venv
-    touch "$UNFINISHED"
+    torch_source >"$UNFINISHED"
     if ! "$python" -m venv .venv >&2; then
       die "$EX_UNAVAILABLE" "$python cannot make an environment" "" "on Debian and Ubuntu: apt install python3-venv"
     fi
   fi
-  touch "$UNFINISHED"
+  torch_source >"$UNFINISHED"
   rm -f "$STAMP"
 }
 

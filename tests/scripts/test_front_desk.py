@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,22 @@ def test_smoke_and_paths_with_spaces_reach_the_command(clone):
     assert "recipes: ba-cpu, demo, fake" in answer.stderr
 
 
+def test_the_sample_data_of_a_recipe_are_what_it_trains_on(clone):
+    """frIdA's are sources first: formatted and split, once."""
+    folder = clone.runs / "data" / "frida-h100"
+    answer = clone.run("make", "data", "RECIPE=frida-h100")
+    assert answer.returncode == 0, answer.stderr
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert {"formatted_data.jsonl", "train.jsonl", "validation.jsonl"} <= {path.name for path in before}
+    assert clone.run("make", "data", "RECIPE=frida-h100").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (folder / "train.jsonl").write_text("mine\n")
+    assert clone.run("make", "data", "RECIPE=frida-h100").returncode == 0
+    assert (folder / "train.jsonl").read_text() == "mine\n"
+    assert clone.run("make", "data", "RECIPE=frida-h100", "FORCE=1").returncode == 0
+    assert (folder / "train.jsonl").stat().st_size > 10_000
+
+
 def test_lint_finds_and_format_mends(clone):
     shutil.rmtree(clone.root / "python")
     shutil.copy(PROJECT / "pyproject.toml", clone.root)
@@ -183,6 +200,35 @@ def test_setup_anew_when_unfinished_quick_when_done_and_in_place_when_changed(ba
     requirements.write_text("# something else\n")
     assert "installing packages" in set_up(bare).stderr
     assert python.lstat().st_ino == before
+
+
+def test_setup_keeps_to_the_index_that_torch_came_from(bare):
+    """Else the next make train, where the variable is not set, brings the CUDA build after all."""
+    index = bare.root / "index"
+    wheel = index / "torch" / "torch-0.0.1-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    info = "torch-0.0.1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    (wheel.parent / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    (bare.root / "requirements.lock").write_text("torch==0.0.1\n")
+
+    answer = set_up(bare, TORCH_INDEX_URL=index.as_uri())
+    assert answer.returncode == 0, answer.stderr
+    (installed,) = (bare.root / ".venv").glob(f"lib/*/site-packages/{info}")
+    assert "installing" not in set_up(bare).stderr
+    shutil.rmtree(installed)
+    (bare.root / "requirements.txt").write_text("# something else\n")
+    assert set_up(bare).returncode == 0 and installed.is_dir()
+    (bare.root / ".venv" / "recetario-unfinished").write_text(f"torch from the index {index.as_uri()}\n")  # killed
+    (bare.root / ".venv" / "recetario-installed").unlink()
+    assert "making it anew" in set_up(bare).stderr and installed.is_dir()
+    assert "installing" in set_up(bare, TORCH_INDEX_URL="").stderr
+    assert "torch from the default index" in (bare.root / ".venv" / "recetario-installed").read_text()
 
 
 def test_setup_several_at_once_make_one_environment(bare):
