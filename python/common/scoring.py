@@ -18,7 +18,11 @@ import yaml
 
 from common.errors import ExitCode, Problem, UserError
 
-KNOWN_METRICS = ("common.scoring:score_ba", "common.evaluation.texts:score_exact")
+KNOWN_METRICS = (
+    "common.scoring:score_ba",
+    "common.evaluation.texts:score_exact",
+    "common.evaluation.texts:score_rouge",
+)
 
 # A requirements document is 1 to 4 KiB. What is far beyond is not read on: time and memory stay bounded.
 MAX_ANSWER_CHARACTERS = 65_536

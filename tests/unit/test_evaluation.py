@@ -13,7 +13,7 @@ from common.errors import ExitCode, UserError
 from common.evaluation.candidates import check_candidates, open_candidates, training_data, training_seconds
 from common.evaluation.judging import Judged, answer_losses, compare_pairs
 from common.evaluation.recommending import MIB, Limits, recommend
-from common.evaluation.texts import corpus_bleu, score_exact, score_texts, token_f1
+from common.evaluation.texts import corpus_bleu, score_exact, score_rouge, score_texts, token_f1
 from common.model_files import hash_model_files
 from common.report.evaluation import write_evaluation
 
@@ -135,6 +135,14 @@ def test_exact_match_as_a_metric_says_how_near_a_wrong_answer_comes():
     assert score_exact("Strong, the force is!", "strong the force is")[0] == 1.0
     score, components = score_exact("The force is strong", "Strong the force is")
     assert score == 0.0 and components == {"exact_match": 0.0, "token_f1": 1.0, "rouge_l": pytest.approx(0.75)}
+
+
+def test_rouge_l_as_a_metric_is_for_free_text():
+    reference = "Thank you for your letter. The delivery comes on Monday."
+    assert score_rouge(reference, reference) == (1.0, {"rouge_l": 1.0, "token_f1": 1.0, "bleu": pytest.approx(1.0)})
+    near = score_rouge("Thank you for your letter! It will be delivered on Monday.", reference)[0]
+    far = score_rouge("We are closed.", reference)[0]
+    assert 0.5 < near < 0.9 and far == 0.0
 
 
 def test_time_of_a_training_is_that_of_all_its_attempts():

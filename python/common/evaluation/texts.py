@@ -49,6 +49,15 @@ def score_exact(answer: str, reference: str) -> tuple[float, dict[str, float]]:
     return measures["exact_match"], {name: measures[name] for name in ("exact_match", "token_f1", "rouge_l")}
 
 
+def score_rouge(answer: str, reference: str) -> tuple[float, dict[str, float]]:
+    """A metric for free text: ROUGE-L, how long a part of the reference's words comes in their order.
+
+    The components are token F1 and BLEU. Good answers in other words get less than 1, often far less.
+    """
+    measures = {name: values[0] for name, values in score_texts([answer], [reference]).items()}
+    return measures["rouge_l"], {name: measures[name] for name in ("rouge_l", "token_f1", "bleu")}
+
+
 def corpus_bleu(answers: Sequence[str], references: Sequence[str]) -> float:
     """Return sacrebleu's BLEU of all answers together, in [0, 1]."""
     from sacrebleu.metrics import BLEU
