@@ -1,10 +1,11 @@
-"""DeepSpeed's configuration: read, held against the recipe, completed; and how many processes train.
+"""DeepSpeed's configuration: read, held against the recipe, completed; and how many processes and steps train.
 
 The recipe's numbers are the truth. A value in the JSON may repeat one of them or be "auto"; one that says otherwise is
 refused before anything is loaded, for DeepSpeed would follow the one and transformers the other.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def count_ranks(training: TrainingSettings) -> int:
     return training.ranks * training.nodes if training.deepspeed else 1
 
 
+def global_batch(training: TrainingSettings) -> int:
+    """Return how many examples all ranks together train in an optimizer step."""
+    return training.micro_batch * training.gradient_accumulation * count_ranks(training)
+
+
+def count_steps(training: TrainingSettings, examples: int) -> tuple[int, int]:
+    """Return the numbers of optimizer steps: of an epoch, and of the whole training."""
+    per_epoch = math.ceil(examples / global_batch(training))
+    return per_epoch, training.max_steps or math.ceil(training.epochs * per_epoch)
+
+
 def begins_once(training: TrainingSettings) -> bool:
     """Return whether what all packs of a step begin with is computed once, before them.
 
@@ -47,13 +59,30 @@ def begins_once(training: TrainingSettings) -> bool:
 def describe_plan(recipe: Recipe) -> str:
     """Return how a global batch comes about, as in "micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step"."""
     training, world = recipe.training, count_ranks(recipe.training)
-    batch = training.micro_batch * training.gradient_accumulation * world
     nodes = f" on {training.nodes} nodes" if training.nodes > 1 else ""
     how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
     return (
         f"micro-batch {training.micro_batch} × accumulation {training.gradient_accumulation} × "
-        f"{world} rank{'s' if world > 1 else ''}{nodes} = {batch} examples a step ({how})"
+        f"{world} rank{'s' if world > 1 else ''}{nodes} = {global_batch(training)} examples a step ({how})"
     )
+
+
+def describe_steps(training: TrainingSettings, examples: int) -> str:
+    """Return how many optimizer steps there are, and how many of them warm up.
+
+    Raises UserError (78) for a training whose learning rate never leaves 0, as it is in the first step of a warm-up.
+    """
+    per_epoch, steps = count_steps(training, examples)
+    by_ratio = training.warmup_ratio is not None
+    warm_up = math.ceil(training.warmup_ratio * steps) if by_ratio else training.warmup_steps
+    if steps == 1 and warm_up:
+        what = f"{examples} examples make one optimizer step, and it is one of warm-up, whose learning rate is 0"
+        remedy = f"more epochs, or SET=training.warmup_{'ratio' if by_ratio else 'steps'}=0"
+        raise UserError(Problem(what, "two steps, or no warm-up", remedy), ExitCode.CONFIG)
+    said = f"{steps:,}, {per_epoch:,} an epoch; warm-up {warm_up:,}"
+    if warm_up >= steps > 1:
+        said += f"\nwarning: all steps are warm-up: the learning rate ends below {training.learning_rate:g}"
+    return said
 
 
 def has_devices(training: TrainingSettings) -> bool:

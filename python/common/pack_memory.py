@@ -48,7 +48,7 @@ def _count_computed(job: Job, pack_tokens: int) -> int:
     training, examples = job.recipe.training, job.train_set
     if training.packing == "off":
         return 1  # the same for every way
-    step = training.micro_batch * training.gradient_accumulation * engine.count_ranks(training)
+    step = engine.global_batch(training)
     drawn = random.Random(training.seed).sample(range(len(examples)), min(_SAMPLED_EXAMPLES, len(examples)))
     steps = [[examples[i] for i in drawn[start : start + step]] for start in range(0, len(drawn), step)]
     return sum(count_computed(plan_packs(part, pack_tokens, begin_once=engine.begins_once(training))) for part in steps)

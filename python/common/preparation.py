@@ -51,6 +51,7 @@ def check_job(job: Job) -> list[checks.Check]:
         if recipe.training.epochs is None:
             outcomes.append(checks.run_check("epochs", lambda: _choose_epochs(job)))
         outcomes += [
+            checks.run_check("steps", lambda: engine.describe_steps(recipe.training, len(job.train_set))),
             checks.run_check("separation", lambda: _check_separation(job)),
             checks.run_check("packing", lambda: _choose_packing(job)),
             checks.run_check("memory", lambda: _fit_memory(job)),

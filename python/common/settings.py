@@ -26,7 +26,9 @@ class ModelSettings:
 class DataSettings:
     """Which examples, and how long they may be."""
 
-    train: str = setting("training examples (JSONL, JSON, CSV, TSV or Parquet)", "recipes/demo/data/train.jsonl", path=True)
+    train: str = setting(
+        "training examples (JSONL, JSON, CSV, TSV or Parquet)", "recipes/demo/data/train.jsonl", path=True
+    )
     validation: str | None = setting("validation examples", "recipes/demo/data/validation.jsonl", path=True)
     columns: list[str] | None = setting("where the parts of a row are, as in prompt=Question; found out unless given")
     max_length_tokens: int = setting("longest example in tokens, prompt and answer", 2048, low=8, high=1_000_000)

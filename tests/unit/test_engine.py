@@ -192,3 +192,25 @@ def test_several_nodes_over_ssh_need_pdsh_and_each_on_its_own_does_not(recipe, t
 def test_options_of_a_team_are_refused_where_one_process_trains():
     with pytest.raises(UserError, match="one process trains"):
         launching.choose_team(load_recipe("demo").training, options(num_gpus=2))
+
+
+@pytest.mark.parametrize(
+    "numbers, said",
+    [
+        ({}, "39, 13 an epoch; warm-up 10"),
+        ({"max_steps": 2}, "2, 13 an epoch; warm-up 10\nwarning: all steps are warm-up"),
+        ({"epochs": 1, "warmup_ratio": 0.1}, "13, 13 an epoch; warm-up 2"),
+        ({"max_steps": 1, "warmup_steps": 0}, "1, 13 an epoch; warm-up 0"),
+        ({"max_steps": 1, "warmup_ratio": 0.0}, "1, 13 an epoch; warm-up 0"),
+    ],
+)
+def test_the_number_of_steps_is_said_before_the_first(numbers, said):
+    given = {f"training.{key}": (value, "test") for key, value in numbers.items()}
+    assert engine.describe_steps(load_recipe("ba-cpu", given).training, 98).startswith(said)
+
+
+@pytest.mark.parametrize("setting", ["warmup_steps", "warmup_ratio"])
+def test_a_training_whose_learning_rate_stays_0_is_refused(setting):
+    numbers = {"training.max_steps": (1, "test"), f"training.{setting}": (0.5 if "ratio" in setting else 3, "test")}
+    with pytest.raises(UserError, match=f"one optimizer step.*SET=training.{setting}=0"):
+        engine.describe_steps(load_recipe("ba-cpu", numbers).training, 98)

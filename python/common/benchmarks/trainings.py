@@ -79,7 +79,7 @@ def train_ours(model: Path, data: Path, steps: int) -> dict[str, float]:
     recipe = Recipe("bench", "finetune_ba", method=METHOD)
     recipe.model.name, recipe.model.precision = str(model), "bf16"
     recipe.data.train, recipe.data.validation = str(data), None
-    recipe.training.max_steps = steps
+    recipe.training.max_steps, recipe.training.warmup_steps = steps, 0
     job = Job(recipe, f"bench-{os.getpid()}")
     raise_problems(check_job(job))
     adapted, _, _ = _load(model, data)

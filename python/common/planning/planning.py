@@ -119,7 +119,7 @@ def sample_batches(job: Job) -> Batches:
 
     training = job.recipe.training
     world = engine.count_ranks(training)
-    size = training.micro_batch * training.gradient_accumulation * world
+    size = engine.global_batch(training)
     order = list(range(len(job.train_set)))
     random.Random(training.seed).shuffle(order)
     starts = range(0, len(order), size)
@@ -152,9 +152,7 @@ def _split(examples: Sequence, training, world: int) -> tuple[list[list], list[i
 
 def _plan_without_times(job: Job, config: dict, batches: Batches, measured: Slice | None) -> Plan:
     recipe, training = job.recipe, job.recipe.training
-    world = engine.count_ranks(training)
-    per_epoch = math.ceil(len(job.train_set) / (training.micro_batch * training.gradient_accumulation * world))
-    steps = training.max_steps or math.ceil(training.epochs * per_epoch)
+    per_epoch, steps = engine.count_steps(training, len(job.train_set))
     longest = batches.longest_tokens() if training.packing == "on" else pack_memory.longest_part_tokens(job)
     memory = job.memory if measured is None else estimate_memory(job, config, measured, longest)
     available, _ = hardware.memory_gib(training.device)
