@@ -225,7 +225,7 @@ class PairedTest:
     def as_dict(self) -> dict:
         """Everything as plain numbers, for the report."""
         signs = np.sign(np.where(np.abs(self.differences) <= TOLERANCE, 0.0, self.differences))
-        exact = 2.0**self.n <= self.resamples
+        exact = 2**self.n <= self.resamples  # in integers: a float ends at 2^1023
         return {
             "n": self.n,
             "difference": self.mean,

@@ -1,12 +1,14 @@
 """What a comparison asks, counts, refuses and concludes."""
 
+import argparse
 from dataclasses import replace
 
 import pytest
 from reports import DATA, load_items, make_comparison, make_report
 
+from common.comparison import setup
 from common.comparison.apparatus import check_apparatus
-from common.comparison.comparing import choose_demonstrations, compare
+from common.comparison.comparing import check_separation, choose_demonstrations, compare
 from common.comparison.thresholds import Thresholds
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
@@ -232,3 +234,54 @@ def test_often_cut_answers_are_noted():
     report = compare(make_comparison({"baseline": cut, "optimized": whole, "finetuned": whole}, items))
     notes = " ".join(report["comparison"]["decision"]["notes"])
     assert "4 of 4 answers of the baseline arm were cut" in notes and "optimized arm" not in notes
+
+
+def test_rows_that_ask_the_same_are_one_item():
+    """Three references a question must not make an interval narrower."""
+    items = load_items(5)
+    gold = [item.completion for item in items]
+    texts = {"baseline": ["x"] * 5, "optimized": ["x"] * 5, "finetuned": [*gold[:3], "x", "x"]}
+    once = compare(make_comparison(texts, items, known={}))
+    items.examples[:] = [item for item in items for _ in range(3)]
+    texts = {name: [text for text in answers for _ in range(3)] for name, answers in texts.items()}
+    thrice = compare(make_comparison(texts, items, known={}))
+    for arm in texts:
+        assert thrice["models"][arm]["scores"] == once["models"][arm]["scores"]
+    assert thrice["comparison"]["tests"] == once["comparison"]["tests"]
+    assert len(thrice["models"]["finetuned"]["predictions"]) == len(thrice["items"]) == 15
+    assert any("15 rows ask 5 questions" in note for note in thrice["comparison"]["decision"]["notes"])
+
+
+def test_what_a_run_was_trained_with_must_be_as_it_was(tmp_path):
+    """Split anew in place, the new test items were among the old training rows."""
+    paths = {part: tmp_path / f"{part}.jsonl" for part in ("train", "validation", "other")}
+    for path in paths.values():
+        path.write_bytes((DATA / ("train.jsonl" if path.stem == "other" else path.name)).read_bytes())
+    manifest = {"data": {part: load_examples(paths[part]).summary() for part in ("train", "validation")}}
+    args = argparse.Namespace(dataset=str(paths["validation"]), train=str(paths["train"]))
+    test, known = setup._load_data(args, manifest)
+    assert len(test) == 22 and list(known) == ["train"]
+    args.train = str(paths["other"])  # what was named does not stand for what it was trained on
+    assert list(setup._load_data(args, manifest)[1]) == ["train", "the run's training data"]
+
+    rows = paths["train"].read_text().splitlines(keepends=True)
+    paths["train"].write_text("".join(rows[1:]))
+    for args.train in (str(paths["train"]), str(paths["other"])):
+        with pytest.raises(UserError, match="is not what the run had as its train data") as refused:
+            setup._load_data(args, manifest)
+        assert refused.value.exit_code is ExitCode.DATA
+    paths["train"].unlink()
+    assert list(setup._load_data(args, manifest)[1]) == ["train"]
+
+
+def test_items_that_judged_a_prompt_are_known_to_it(tmp_path):
+    whole = tmp_path / "whole.jsonl"
+    whole.write_bytes((DATA / "train.jsonl").read_bytes() + (DATA / "validation.jsonl").read_bytes())
+    data = {"path": str(whole), "sha256": load_examples(whole).sha256}
+    prompt, test, known = Prompt("", (), {"search": {"data": data}}), load_items(), {}
+    assert setup._add_searched_data(prompt, known, test, {}) == [] and len(known["the prompt's search"]) == 120
+    with pytest.raises(UserError, match="test items are known to an arm"):
+        check_separation(test, known, prompt)
+    whole.unlink()
+    (note,) = setup._add_searched_data(prompt, {}, test, {})
+    assert "is not there any more" in note

@@ -41,6 +41,14 @@ def test_the_lowest_loss_wins_where_it_is_shown():
     assert any(reason.startswith("adapter is behind by +0.500") for reason in advice["reasons"])
 
 
+def test_a_small_gain_that_is_the_same_on_every_item_is_shown():
+    """Losses have no item that is failed altogether: what would survive one says nothing of them."""
+    models = {"base": model(3.0, kind=None, spread=0.01), "qlora": model(2.9, spread=0.01)}
+    assert recommend(models, Limits())["choice"] == "qlora"
+    models |= {"adapter": model(2.8, mib=50, spread=0.01)}
+    assert recommend(models, Limits())["choice"] == "adapter"
+
+
 def test_of_what_cannot_be_told_apart_the_smallest_is_taken():
     models = {"base": BASE, "qlora": model(1.0, spread=0.3), "ptuning": model(1.02, mib=0.1, spread=-0.3)}
     advice = recommend(models, Limits())

@@ -21,7 +21,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, UserError
 from common.generation import Decoding, generate, open_arm
 from common.generation.answers import AnswerCache
-from common.generation.servers import ServerArm
+from common.generation.servers import OllamaArm, ServerArm
 
 CONVERSATIONS = [[Message("user", f"question {i}")] for i in range(6)]
 
@@ -39,12 +39,17 @@ class FaultyServer:
         self.faults = list(faults)
         self.bodies: list[dict] = []
         self.times: list[float] = []
+        self.tags: dict | None = None  # of an Ollama
         self._lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_):
                 pass
+
+            def do_GET(self):
+                found = self.path == "/api/tags" and outer.tags is not None
+                self.send(200 if found else 404, json.dumps(outer.tags if found else {}).encode())
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -218,6 +223,42 @@ def test_refused_and_cut_answers_are_told_from_whole_ones():
         first, second = (row[0] for row in generate(arm, CONVERSATIONS[:2], Decoding(50)))
     assert (first.finish_reason, second.finish_reason) == ("error", "length")
     assert "content_filter" in first.error
+
+
+def test_a_refused_answer_is_asked_for_again_the_next_time(tmp_path):
+    def filtered(handler, reply):
+        handler.send(200, json.dumps(whole_reply("", "content_filter")).encode())
+
+    with FaultyServer([filtered]) as server:
+        for expected in ("error", "stop", "stop"):
+            cache = AnswerCache(tmp_path / "answers.jsonl")
+            ((answer,),) = generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(50), cache=cache)
+            assert answer.finish_reason == expected
+        assert len(server.bodies) == 2
+
+
+def test_other_words_for_an_end_and_a_thought_that_was_cut():
+    def ended(handler, reply):
+        handler.send(200, json.dumps(whole_reply("title: whole", "eos_token")).encode())
+
+    def thinking(handler, reply):
+        handler.send(200, json.dumps(whole_reply(None, "length")).encode())
+
+    with FaultyServer([ended, thinking]) as server:
+        answers = generate(arm_at(server.url, at_once=1), CONVERSATIONS[:2], Decoding(50))
+    assert [(row[0].text, row[0].finish_reason) for row in answers] == [("title: whole", "stop"), ("", "length")]
+
+
+def test_ollama_tells_what_a_name_stands_for():
+    with FaultyServer() as server:
+        plain = OllamaArm("finetuned", "mine", server.url)
+        assert plain.identity == {"kind": "server", "url": server.url, "model": "mine"}
+        seen = []
+        for digest in ("a1", "b2"):
+            server.tags = {"models": [{"name": "other", "digest": "c3"}, {"name": "mine:latest", "digest": digest}]}
+            seen.append(OllamaArm("finetuned", "mine", server.url).identity["digest"])
+        assert seen == ["a1", "b2"]
+    assert "digest" not in OllamaArm("finetuned", "mine", server.url).identity  # nobody answers any more
 
 
 def test_decoding_is_told_to_the_server_and_every_sample_has_its_seed():

@@ -170,3 +170,9 @@ def test_items_to_settle_are_enough_for_a_claim_that_survives():
     n = test.items_to_settle(0.0)
     assert n > items_needed(test.sd, test.mean)
     assert smallest_surviving_difference(test.sd, n, 0.9) <= test.mean
+
+
+def test_a_comparison_of_more_than_a_thousand_items_can_be_reported():
+    test = PairedTest.of("new", "old", {"new": [1.0, 0.5] * 550, "old": [0.0, 0.5] * 550}, resamples=99)
+    found = test.as_dict()
+    assert (found["n"], found["wins"], found["sign_flip_method"]) == (1100, 550, "Monte Carlo, 99 resamples")

@@ -106,8 +106,9 @@ def compare(
 
     Raises UserError: 65 for too few or leaking items or a prompt too long, 69 when a server stays away.
     """
-    if len(work.test) < 2:
-        raise UserError(Problem(f"{work.test.path}: {len(work.test)} item", "two or more to compare"), ExitCode.DATA)
+    count = len(_rows_by_question(work.test.examples))
+    if count < 2:
+        raise UserError(Problem(f"{work.test.path}: {count} question", "two or more to compare"), ExitCode.DATA)
     leaks = check_separation(work.test, work.known, work.prompt)
     checks = check_apparatus(work.test.examples, work.metric, work.thresholds)
     names = [name for name in (*ARMS, BOTH) if name in work.arms]
@@ -118,15 +119,15 @@ def compare(
         told = (lambda done, total: progress(shown_as or name, done, total)) if progress else (lambda done, total: None)
         return generate(work.arms[name], conversations, work.decoding, cache=cache, progress=told)
 
-    models = {}
+    models, questions = {}, _rows_by_question(work.test.examples)
     for name in names:
         begin = time.monotonic()
-        judged = _judge_arm(work.metric, work.test.examples, ask(name, work.conversations(name)))
+        judged = _judge_arm(work.metric, work.test.examples, questions, ask(name, work.conversations(name)))
         models[name] = judged | {"seconds": round(time.monotonic() - begin, 2)}
-    scores = {name: [item["score"] for item in models[name]["predictions"]] for name in names}
+    scores = {name: _scores_of_questions(models[name]["predictions"], questions) for name in names}
     tests = paired_tests(scores)
     decision = asdict(decide(scores, work.thresholds))
-    decision["notes"] += _note_cut_answers(models) + _note_fourth_arm(models, tests)
+    decision["notes"] += _note_repeats(questions) + _note_cut_answers(models) + _note_fourth_arm(models, tests)
     if tests["finetuned_vs_optimized"].mean < 0 and work.known.get("train"):
         decision["notes"] += _look_for_overfitting(work, models["finetuned"]["scores"]["mean"], ask)
     return {
@@ -144,10 +145,33 @@ def compare(
     }  # fmt: skip
 
 
+def _rows_by_question(examples: Sequence[Example]) -> list[list[int]]:
+    """Return the rows of each question. One that several rows ask is one item: their scores are not independent."""
+    rows: dict[tuple, list[int]] = {}
+    for row, example in enumerate(examples):
+        rows.setdefault(tuple(example.prompt_messages), []).append(row)
+    return list(rows.values())
+
+
+def _scores_of_questions(predictions: Sequence[Mapping], questions: Sequence[Sequence[int]]) -> list[float]:
+    return [sum(predictions[row]["score"] for row in rows) / len(rows) for rows in questions]
+
+
+def _note_repeats(questions: Sequence[Sequence[int]]) -> list[str]:
+    rows = sum(map(len, questions))
+    return [f"{rows} rows ask {len(questions)} questions: the mean of a question's rows counts as one item."] * (
+        rows > len(questions)
+    )
+
+
 def _note_cut_answers(models: dict) -> list[str]:
-    """One line for each arm that was often cut: its score may say more about the limit than about the model."""
+    """One line for each arm that was often cut, or refused: its score says more about that than about the model."""
     counts = {name: model["answers"] for name, model in models.items()}
     return [
+        f"{count['errors']} of {count['total']} answers of the {name} arm were refused or broken off, and count as 0."
+        for name, count in counts.items()
+        if count["errors"]
+    ] + [
         f"{count['truncated']} of {count['total']} answers of the {name} arm were cut: raise --max-new-tokens."
         for name, count in counts.items()
         if count["truncated"] > MANY_CUT * count["total"]
@@ -178,7 +202,9 @@ def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> li
     return [f"On {len(drawn)} of its training examples the fine-tuned model scores {100 * on_train:.1f} %: {meaning}."]
 
 
-def _judge_arm(metric: Metric, examples: Sequence[Example], answers: list[list[Answer]]) -> dict:
+def _judge_arm(
+    metric: Metric, examples: Sequence[Example], questions: Sequence[Sequence[int]], answers: list[list[Answer]]
+) -> dict:
     predictions = []
     for example, samples in zip(examples, answers, strict=True):
         judged = [_judge_answer(metric, answer, example.completion) for answer in samples]
@@ -187,7 +213,7 @@ def _judge_arm(metric: Metric, examples: Sequence[Example], answers: list[list[A
     every = [answer for prediction in predictions for answer in prediction["answers"]]
     names = list(dict.fromkeys(name for answer in every for name in answer["components"]))
     return {
-        "scores": summarise([prediction["score"] for prediction in predictions]),
+        "scores": summarise(_scores_of_questions(predictions, questions)),
         "component_scores": {
             name: sum(answer["components"].get(name, 0.0) for answer in every) / len(every) for name in names
         },

@@ -42,6 +42,7 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     check_writable(str(output.parent))
     test, known = _load_data(args, manifest)
     prompt = _load_prompt(args, known, metric)
+    notes = _add_searched_data(prompt, known, test, data_rules(manifest))
     models: dict = {}
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
     if args.fourth_arm:
@@ -50,7 +51,7 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     arms = {name: open_arm(name, spec, precision=precision, models=models) for name, spec in specs.items()}
     for local in {id(arm): arm for arm in models.values()}.values():
         local.require_base_of(manifest)
-    notes = _notes(args, manifest, known) + _notes_on_prompt(args, prompt, arms["optimized"])
+    notes += _notes(args, manifest, known) + _notes_on_prompt(args, prompt, arms["optimized"])
     return Comparison(arms, test, known, prompt, metric, decoding, thresholds, notes), output
 
 
@@ -131,8 +132,12 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
 
 
 def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
-    """The test items, and the splits the arms may have seen, the run's validation data among them."""
-    paths = {"train": args.train, "validation": manifest.get("data", {}).get("validation", {}).get("path")}
+    """The test items, and the splits the arms may have seen, the run's own among them, as they were when it trained."""
+    recorded = manifest.get("data", {})
+    paths = {"train": args.train, "validation": recorded.get("validation", {}).get("path")}
+    own = recorded.get("train", {}).get("path")
+    if own and args.train and locate(own).resolve() != locate(args.train).resolve() and locate(own).is_file():
+        paths["the run's training data"] = own
     rules = data_rules(manifest)
     test = load_examples(locate(args.dataset), **rules)
     if any(not example.messages for example in test):
@@ -148,7 +153,21 @@ def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[s
         raise UserError(
             Problem(f"{args.dataset} is the training data", "held-out items no arm has seen"), ExitCode.DATA
         )
+    _check_unchanged(args, recorded, {"validation": test, **known})
     return test, known
+
+
+def _check_unchanged(args: argparse.Namespace, recorded: dict, loaded: dict[str, Loaded]) -> None:
+    """Raise UserError (65) where a file is not what the run was trained with: nothing would be known of leaks then."""
+    sha256s = {part: entry.get("sha256") for part, entry in recorded.items()}
+    problems = []
+    for name, part in (("train", "train"), ("the run's training data", "train"), ("validation", "validation")):
+        file, path = loaded.get(name), recorded.get(part, {}).get("path")
+        if file and path and locate(file.path).resolve() == locate(path).resolve() and file.sha256 != sha256s[part]:
+            what = f"{file.path} is not what the run had as its {part} data"
+            problems.append(Problem(what, f"its sha256 began with {sha256s[part][:12]}", "put it back as it was"))
+    if problems:
+        raise UserError(problems, ExitCode.DATA)
 
 
 def data_rules(manifest: dict) -> dict:
@@ -178,6 +197,20 @@ def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> 
     return Prompt("", tuple(chosen), {"kind": f"demonstrations drawn with seed {args.seed}, not searched for"})
 
 
+def _add_searched_data(prompt: Prompt, known: dict[str, Loaded], test: Loaded, rules: dict) -> list[str]:
+    """Add to ``known`` the data that the prompt was searched for on, or return a note that they are not there."""
+    data = prompt.origin.get("search", {}).get("data") or {}
+    path, sha256 = data.get("path"), data.get("sha256")
+    if not sha256 or sha256 in [test.sha256, *(loaded.sha256 for loaded in known.values())]:
+        return []  # the test items themselves are refused with the other leaks
+    if path and locate(path).is_file():
+        loaded = load_examples(locate(path), **rules)
+        if loaded.sha256 == sha256:
+            known["the prompt's search"] = loaded
+            return []
+    return [f"The prompt was searched for on {path}, which is not there any more: leaks from it could not be seen."]
+
+
 def locate(path: str) -> Path:
     """A data file as named, or below the project's folder, as recipes name theirs."""
     return Path(path) if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
@@ -203,6 +236,9 @@ def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded]) -
         notes.append(
             "The items are the run's validation data: no arm was trained on them, but its loss on them was watched."
         )
+    own = manifest.get("data", {}).get("train", {}).get("path")
+    if own and args.train != own and not locate(own).is_file():
+        notes.append(f"The run's own training data, {own}, is gone: nothing could be checked for leaks from it.")
     if "train" not in known:
         notes.append("No training data was named, so nothing could be checked for leaks into the items.")
     if args.baseline.startswith(("ollama:", "openai:")) != (not Path(args.finetuned).is_dir()):

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from common.comparison.setup import data_rules
 from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation.arms import find_local
@@ -143,12 +144,13 @@ def training_data(candidates: Sequence[Candidate]) -> dict[str, Loaded]:
 
     A file that is no longer there, or has changed since, cannot be compared: UserError (65).
     """
-    files: dict[str, tuple[str, str]] = {}
+    files: dict[str, tuple[str, str, dict]] = {}
     for candidate in candidates:
+        rules = data_rules(candidate.manifest) | {"on_bad_row": "drop", "allow_empty": True, "allow_duplicates": True}
         for part, entry in candidate.manifest.get("data", {}).items():
-            files.setdefault(f"{entry['sha256'][:12]} {part}", (entry["path"], entry["sha256"]))
+            files.setdefault(f"{entry['sha256'][:12]} {part}", (entry["path"], entry["sha256"], rules))
     loaded = {}
-    for name, (path, sha256) in files.items():
+    for name, (path, sha256, rules) in files.items():
         found = ROOT / path
         if not found.is_file():
             raise UserError(
@@ -159,7 +161,7 @@ def training_data(candidates: Sequence[Candidate]) -> dict[str, Loaded]:
                 ),
                 ExitCode.DATA,
             )
-        loaded[name] = load_examples(found, on_bad_row="drop", allow_empty=True, allow_duplicates=True)
+        loaded[name] = load_examples(found, **rules)
         if loaded[name].sha256 != sha256:
             raise UserError(
                 Problem(f"{path} is not what the models were trained on", "it has changed", "put it back as it was"),

@@ -61,7 +61,7 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
             continue
         why = limits.find_breaches(model)
         gain = paired_test(models, name, BASE)
-        if not gain.shows_above(0.0):
+        if not gain.is_told_above(0.0):
             why.append(f"its loss is not shown to be below the base's ({_spell(gain)})")
         if why:
             excluded[name] = why
@@ -72,7 +72,7 @@ def recommend(models: dict[str, dict], limits: Limits) -> dict:
         return {"choice": BASE, "reasons": [reason], "excluded": excluded}
 
     best = min(kept, key=lambda name: models[name]["loss"])
-    equal = [name for name in kept if name == best or not paired_test(models, best, name).shows_above(0.0)]
+    equal = [name for name in kept if name == best or not paired_test(models, best, name).is_told_above(0.0)]
     choice = min(equal, key=lambda name: models[name]["adapter_bytes"])
     reasons = [
         f"{choice} lowers the loss over all answer tokens from {models[BASE]['loss']:.3f} to "

@@ -90,9 +90,11 @@ class AnswerCache:
         return self._answers.get(answer_key(identity, request, decoding))
 
     def put(self, identity: dict, decoding: Decoding, answered: Sequence[tuple[Request, Answer]]) -> None:
-        """Append answers and wait until they are on the disk."""
+        """Append answers and wait until they are on the disk; one that was refused or broken off is asked for again."""
         lines = []
         for request, answer in answered:
+            if answer.finish_reason == "error":
+                continue
             key = answer_key(identity, request, decoding)
             self._answers[key] = answer
             lines.append(json.dumps({"key": key, "answer": asdict(answer)}, ensure_ascii=True))

@@ -10,7 +10,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Answer, AnswerCache, Decoding, Request
 from common.generation.local import LocalArm, LocalModel
-from common.generation.servers import OLLAMA_URL, ServerArm
+from common.generation.servers import OllamaArm, ServerArm
 
 ARM_FORMS = "a model folder or hub id, a run or adapter folder, ollama:NAME, or openai:NAME@URL"
 
@@ -61,7 +61,7 @@ def open_arm(name: str, spec: str, *, precision: str = "fp32", models: dict | No
     """
     scheme, _, rest = spec.partition(":")
     if scheme == "ollama" and rest:
-        return ServerArm(name, rest, OLLAMA_URL)
+        return OllamaArm(name, rest)
     if scheme == "openai":
         model, _, url = rest.rpartition("@")
         if not model or not re.match(r"https?://", url):

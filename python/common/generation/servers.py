@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import cached_property
@@ -24,6 +25,10 @@ FIRST_WAIT_S = 1.0  # doubles: 1, 2, 4, 8, 16, at most 30
 LONGEST_WAIT_S = 30.0
 TIMEOUT_S = 600.0  # a 7B on a CPU takes minutes for one document
 AT_ONCE = 4
+_TAGS_TIMEOUT_S = 10.0
+
+
+ENDS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length"}
 
 
 class HalfAnswer(Exception):
@@ -111,11 +116,11 @@ class ServerArm:
         text = choices[0].message.content
         reason = choices[0].finish_reason
         usage = (getattr(reply.usage, "prompt_tokens", 0) or 0, getattr(reply.usage, "completion_tokens", 0) or 0)
-        if reason not in ("stop", "length"):
+        if reason not in ENDS:
             return Answer(text or "", "error", *usage, error=f"the server ended with '{reason}'")
-        if text is None:
+        if text is None and ENDS[reason] != "length":  # a model may think until it is cut, and never begin to answer
             raise HalfAnswer("a reply without text")
-        return Answer(text, reason, *usage)
+        return Answer(text or "", ENDS[reason], *usage)
 
     def _pause(self, attempt: int, error: Exception) -> None:
         """Wait before the next try: what the server asks for, or longer each time, never in step with other threads."""
@@ -145,6 +150,27 @@ class ServerArm:
             ),
             ExitCode.UNAVAILABLE,
         )
+
+
+class OllamaArm(ServerArm):
+    """A model of the Ollama on this machine, which tells what a name stands for at the moment."""
+
+    def __init__(self, name: str, model: str, url: str = OLLAMA_URL, **options):
+        super().__init__(name, model, url, **options)
+
+    @cached_property
+    def identity(self) -> dict:
+        """Address, name and digest, so that a model made anew under its old name is asked anew."""
+        return super().identity | ({"digest": digest} if (digest := self._digest()) else {})
+
+    def _digest(self) -> str | None:
+        try:
+            with urllib.request.urlopen(f"{self._url.removesuffix('/v1')}/api/tags", timeout=_TAGS_TIMEOUT_S) as reply:
+                models = json.load(reply)["models"]
+            names = (self._model, f"{self._model}:latest")
+            return next((model["digest"] for model in models if model["name"] in names), None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # what keeps it from answering is found, and told, when it is asked
 
 
 def _short(error: Exception) -> str:
