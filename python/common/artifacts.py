@@ -14,7 +14,7 @@ from common.methods import count_parameters, require_trained, save_adapter, save
 from common.planning import records
 from common.process_memory import peak_gpu_gib, peak_rss_gib
 from common.runs import Run, utc_now, write_json
-from common.runs.folders import DONE_FILE, sync_folder
+from common.runs.folders import DONE_FILE, sync_files, sync_folder
 from common.settings import Recipe
 from common.sharing.card import model_card
 
@@ -40,6 +40,7 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
     plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
 
+    sync_files(draft)
     files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
     for name in files:
         (draft / name).replace(run.folder / name)

@@ -20,7 +20,7 @@ from common.errors import ExitCode, Problem, UserError, first_line
 from common.hardware import GIB, free_disk_gib
 from common.hashing import sha256_of
 from common.runs import read_json, write_json
-from common.runs.folders import sync_folder
+from common.runs.folders import sync_files, sync_folder
 
 COMMIT = "COMMIT.json"
 _TORCH_WRITER = re.compile("inline_container|iostream error")
@@ -45,12 +45,8 @@ def is_committed(folder: Path) -> bool:
 
 def commit_checkpoint(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     """Declare ``folder`` complete: sync and hash every file, then write COMMIT.json atomically."""
-    files = {}
-    for path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = sha256_of(path)
-    sync_folder(folder)
+    sync_files(folder)
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in _files(folder)}
     commit = {"step": step_of(folder), "fingerprint": dict(fingerprint), "files": files}
     write_json(folder / COMMIT, commit | {"sha256": _seal(commit)})
     sync_folder(folder.parent)
@@ -97,9 +93,8 @@ def choose_checkpoint(run_folder: Path) -> tuple[Path | None, list[str]]:
     return None, notes
 
 
-def compare_fingerprints(folder: Path, current: Mapping[str, Any]) -> list[str]:
-    """Return a line for each part of the fingerprint in which ``current`` differs from that of the checkpoint."""
-    saved = read_json(folder / COMMIT)["fingerprint"]
+def compare_fingerprints(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return a line for each part in which ``current`` differs from the fingerprint that a run was begun with."""
     return [
         f"{key}: was {saved.get(key)!r}, is {current.get(key)!r}"
         for key in sorted(saved.keys() | current.keys())

@@ -9,6 +9,7 @@ from typing import Any
 
 from common import ranks
 from common.runs import utc_now, write_json
+from common.runs.folders import sync_files
 
 EPOCH_INFO = "epoch_info.json"
 
@@ -20,7 +21,7 @@ class Epochs:
         self.folder = folder
         self.entries: list[dict[str, Any]] = []
 
-    def read(self, last_step: float = math.inf) -> None:
+    def read(self, last_step: int) -> None:
         """Take up those that were written down until ``last_step``: later ones a resumed run trains again."""
         written = ranks.from_leader(lambda: read_epochs(self.folder))
         self.entries = [entry for entry in written if entry["global_step"] <= last_step]
@@ -55,6 +56,7 @@ class Epochs:
         for path in (self.folder / entry["checkpoint"]).glob("adapter_*"):
             shutil.copy(path, draft)
         tokenizer.save_pretrained(draft)
+        sync_files(draft)
         draft.rename(folder)
 
     def write(self) -> None:

@@ -45,7 +45,11 @@ class Job:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the result depends on, as kept in every checkpoint."""
-        parts = fingerprint(self.recipe, self.data, self.model, count_ranks(self.recipe.training))
+        return self.fingerprint_of(self.data, self.model)
+
+    def fingerprint_of(self, data: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the same with other data or another model, as run.json records them."""
+        parts = fingerprint(self.recipe, data, model, count_ranks(self.recipe.training))
         return parts | {f"deepspeed.{key}": value for key, value in self.engine.items()}
 
 

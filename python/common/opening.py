@@ -47,14 +47,19 @@ def _lead_run(job: Job):
 
 
 def _check_unchanged(job: Job) -> None:
-    """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint."""
+    """Raise UserError (78) when data, model, versions or settings are not those of the newest checkpoint.
+
+    Without one, data and model must be those that the run wrote down at its start.
+    """
+    manifest = read_json(run_folder(job.run_name) / MANIFEST_FILE)
     folders = checkpoints.list_checkpoints(run_folder(job.run_name))
-    newest = [folder for folder in folders if checkpoints.read_commit(folder)]
-    job.breaks = checkpoints.compare_fingerprints(newest[-1], job.fingerprint()) if newest else []
+    commits = [commit for folder in folders if (commit := checkpoints.read_commit(folder))]
+    begun = commits[-1]["fingerprint"] if commits else job.fingerprint_of(manifest["data"], manifest["model"])
+    job.breaks = checkpoints.compare_fingerprints(begun, job.fingerprint())
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
         raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
-    before, now = read_json(run_folder(job.run_name) / MANIFEST_FILE)["hardware"], hardware.describe()
+    before, now = manifest["hardware"], hardware.describe()
     for key in ("cpu", "bf16"):
         if before.get(key) != now[key]:
             job.breaks.append(f"machine.{key}: was {before.get(key)!r}, is {now[key]!r}")

@@ -43,10 +43,9 @@ class RunCallback(TrainerCallback):
     # ------------------------------------------------------------------------------------ called by the trainer
 
     def on_train_begin(self, args, state, control, **_):
-        self.epochs.read(state.global_step)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
-        self.complete_last_epoch()
+        self.catch_up(state)
         self._bar.show(self._describe(state))
         if self.run.stop_requested():
             raise StoppedRun(f"stopped before step {state.global_step + 1}; make resume RUN={self.run.name}")
@@ -101,20 +100,30 @@ class RunCallback(TrainerCallback):
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
         self._say(f"saved {folder.name}")
         if self._at_epoch_end(state):
-            self.epochs.add(state.epoch, state.global_step, state.log_history)
-            if self.settings.keep_epochs:
-                self.epochs.keep_adapter(self.trainer.processing_class)
-            self.epochs.write()
-            self.complete_last_epoch()
+            self._end_epoch(state)
         self.run.update_status("training")
         return self._obey(control)
 
     # ------------------------------------------------------------------------------------------------- epochs
 
-    def complete_last_epoch(self) -> None:
+    def catch_up(self, state) -> None:
+        """Do for the epoch that ended with ``state`` what a kill after its checkpoint's commit has left undone."""
+        self.epochs.read(state.global_step)
+        last = self.epochs.entries[-1]["global_step"] if self.epochs.entries else 0
+        if state.global_step > last and self._at_epoch_end(state):
+            self._end_epoch(state)
+        else:
+            self._complete_last_epoch()
+
+    def _end_epoch(self, state) -> None:
+        self.epochs.add(state.epoch, state.global_step, state.log_history)
+        if self.settings.keep_epochs:
+            self.epochs.keep_adapter(self.trainer.processing_class)
+        self.epochs.write()
+        self._complete_last_epoch()
+
+    def _complete_last_epoch(self) -> None:
         """Evaluate and write down the last epoch, if that is still to be done."""
-        if not self.epochs.entries:
-            self.epochs.read()
         entry = self.epochs.entries[-1] if self.epochs.entries else None
         if entry is None or entry["eval_loss"] is not None or not self.trainer.eval_dataset:
             return

@@ -86,6 +86,8 @@ class RecipeTraining:
     def load_finished(self, checkpoint: Path) -> None:
         """Load adapter and state of a training that has no step left."""
         self._load_from_checkpoint(str(checkpoint))
+        if self.is_deepspeed_enabled:  # whose engine, which is not made any more, would have put it there
+            self.model.to(device=self.args.device, dtype=torch.bfloat16 if self.args.bf16 else None)
         self.state = type(self.state).load_from_json(str(checkpoint / "trainer_state.json"))
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:

@@ -53,7 +53,7 @@ def train(run: Run, job: Job, model, trainer_class: type | None = None) -> Recip
     total_steps = trainer.count_steps()
     if checkpoint and checkpoints.step_of(checkpoint) >= total_steps:
         trainer.load_finished(checkpoint)  # killed between its last step and its end: only the end is missing
-        progress.complete_last_epoch()
+        progress.catch_up(trainer.state)
     else:
         start = f"resuming at step {checkpoints.step_of(checkpoint)}" if checkpoint else "training"
         print(f"{start}: {total_steps} optimizer steps")

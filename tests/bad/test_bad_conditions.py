@@ -349,3 +349,43 @@ def test_89_weights_that_are_not_finite_are_never_committed(kitchen):
     committed = {path.parent.name for path in (kitchen.runs / "nan").glob("checkpoint-*/COMMIT.json")}
     assert committed == {"checkpoint-2", "checkpoint-3"}
     assert ends_as_undisturbed(kitchen, "nan")
+
+
+def test_a_kill_between_a_checkpoint_and_the_note_of_its_epoch_loses_no_epoch(kitchen):
+    """The checkpoint is committed, epoch_info.json is not written: of the first epoch, and of the last."""
+    from common.epochs import Epochs
+
+    write = Epochs.write
+
+    def died(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with patched(Epochs, "write", died):
+        code, said = kitchen.train("unnoted")
+        assert code == 74, said
+        assert kitchen.resume("unnoted")[0] == 74  # the same epoch again, not the next one
+    assert not (kitchen.runs / "unnoted" / "epoch_info.json").exists()
+    with patched(
+        Epochs, "write", lambda epochs: died() if epochs.entries[-1]["global_step"] == STEPS else write(epochs)
+    ):
+        assert kitchen.resume("unnoted")[0] == 74
+    assert ends_as_undisturbed(kitchen, "unnoted")
+
+    def noted(name):
+        return [{k: v for k, v in e.items() if k != "timestamp"} for e in kitchen.read(name, "epoch_info.json")]
+
+    assert noted("unnoted") == noted("finished") and len(noted("finished")) == 3
+
+
+def test_before_the_first_checkpoint_a_run_is_resumed_with_what_it_began_with(kitchen, tmp_path):
+    train = tmp_path / "train.jsonl"
+    rows = (kitchen.data / "train.jsonl").read_text().splitlines(keepends=True)
+    train.write_text("".join(rows))
+    with kitchen.at_step(0, ask_to_stop, "on_train_begin"):
+        code, said = kitchen.train("early", "--train", str(train))
+    assert code == 75 and not list((kitchen.runs / "early").glob("checkpoint-*")), said
+    train.write_text("".join(reversed(rows)))
+    code, said = kitchen.resume("early")
+    assert code == 78 and "data.train.sha256: was" in said and "FORCE=1" in said
+    train.write_text("".join(rows))
+    assert kitchen.resume("early")[0] == 0

@@ -106,8 +106,9 @@ def test_errors_of_the_writers_become_the_disk_error_they_were(tmp_path):
 
 def test_differences_are_named(tmp_path):
     folder = make_checkpoint(tmp_path, 1)
-    assert checkpoints.compare_fingerprints(folder, {"seed": 42}) == []
-    assert checkpoints.compare_fingerprints(folder, {"seed": 43}) == ["seed: was 42, is 43"]
+    begun = checkpoints.read_commit(folder)["fingerprint"]
+    assert checkpoints.compare_fingerprints(begun, {"seed": 42}) == []
+    assert checkpoints.compare_fingerprints(begun, {"seed": 43}) == ["seed: was 42, is 43"]
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path):

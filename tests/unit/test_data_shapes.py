@@ -36,6 +36,18 @@ SHAPES = {
         },
         (SYSTEM, *PAIR),
     ),
+    "messages with system": (
+        {"messages": [{"role": r, "content": c} for r, c in PAIR], "system": SYSTEM[1]},
+        (SYSTEM, *PAIR),
+    ),
+    "messages with two systems": (
+        {"messages": [{"role": r, "content": c} for r, c in (SYSTEM, *PAIR)], "system": "Be long."},
+        (SYSTEM, *PAIR),
+    ),
+    "conversations of messages with system": (
+        {"conversations": [{"role": r, "content": c} for r, c in PAIR], "system": SYSTEM[1]},
+        (SYSTEM, *PAIR),
+    ),
     "prompt/completion": ({"prompt": QUESTION, "completion": ANSWER}, PAIR),
     "prompt/completion with system": ({"system": SYSTEM[1], "prompt": QUESTION, "completion": ANSWER}, (SYSTEM, *PAIR)),
     "messages in prompt and completion": (
@@ -175,3 +187,13 @@ def test_formatted_text_reads_back():
 def test_formatting_refuses_the_templates_own_marks(mark):
     with pytest.raises(RowError, match="user's turn holds"):
         format_mistral(Example((Message("user", f"a {mark} b"), Message("assistant", "x"))))
+
+
+@pytest.mark.parametrize("kind", ["messages", "conversations"])
+def test_a_column_mapped_to_system_comes_before_the_turns(kind):
+    names = ("role", "content") if kind == "messages" else ("from", "value")
+    speakers = ("user", "assistant") if kind == "messages" else ("human", "gpt")
+    turns = [dict(zip(names, turn, strict=True)) for turn in zip(speakers, (QUESTION, ANSWER), strict=True)]
+    row = {"M": turns, "S": SYSTEM[1], "system": "not this one"}
+    example = ShapeReader({kind: "M", "system": "S"}).read(row, "here")
+    assert tuple((message.role, message.content) for message in example.messages) == (SYSTEM, *PAIR)

@@ -13,10 +13,12 @@ from common.chat import encode_prompt
 from common.errors import UserError
 from common.exporting import making, merged
 from common.exporting.making import make_export
+from common.exporting.merged import PROMPTS, texts_to_try
 from common.exporting.plan import plan_export
 from common.methods import load_adapter
 from common.models import load_model, load_tokenizer
 from common.settings import MethodSettings
+from common.shapes import DEMO_MODEL
 
 QUESTION = [{"role": "user", "content": "the quick brown fox"}]
 
@@ -185,3 +187,10 @@ def refused(tmp_path: Path, run: Path, code: int, words: str, **options) -> None
         export(tmp_path, run, **options)
     assert (error.value.exit_code, words in str(error.value)) == (code, True), error.value
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_without_validation_data_is_compared_on_prompts():
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    manifest = {"settings": {"data": {}}, "data": {"train": {"path": "gone.jsonl"}}}
+    texts = texts_to_try(tokenizer, manifest, 512)
+    assert len(texts.ids) == len(PROMPTS) and "no validation data" in texts.source

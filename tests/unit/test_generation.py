@@ -9,7 +9,7 @@ from answering_models import EOS_ID, PAD_ID, make_adapter, make_model
 from common.data.examples import Message
 from common.errors import ExitCode, UserError
 from common.generation import Answer, Decoding, Request, generate
-from common.generation.answers import AnswerCache
+from common.generation.answers import AnswerCache, without_thought
 from common.generation.arms import find_local, open_arm
 from common.generation.decoding import BatchDecoder, Row
 from common.generation.local import LocalArm, LocalModel
@@ -261,3 +261,11 @@ def test_adapter_folder_without_a_base_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": None}))
     with pytest.raises(UserError, match="names no base model"):
         find_local(str(tmp_path))
+
+
+def test_a_thought_before_an_answer_is_no_part_of_it():
+    """Qwen3's template teaches an empty one, and its tokenizer's tags are no control tokens."""
+    assert without_thought("<think>\n\n</think>\n\nParis") == "Paris"
+    assert without_thought("\n<think>Of France?\nYes.</think> Paris </think>") == "Paris </think>"
+    for text in ("Paris", "I <think>so</think>", "<think>cut in the mid"):
+        assert without_thought(text) == text

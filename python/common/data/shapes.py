@@ -5,6 +5,7 @@ A shape is recognised by its columns, row by row, because real files mix them. E
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from common.data import business_analyst, business_analyst_rows
@@ -74,9 +75,9 @@ class ShapeReader:
         if absent:
             raise _missing(absent[0], row)
         if "messages" in names:
-            return lambda row: ("mapped", _read_messages(row[names["messages"]], names["messages"]), None)
+            return lambda row: ("mapped", _read_turns(row, names["messages"], names.get("system")), None)
         if "conversations" in names:
-            return lambda row: ("mapped", _read_sharegpt(row, names["conversations"]), None)
+            return lambda row: ("mapped", _read_sharegpt(row, names["conversations"], names.get("system")), None)
         if "text" in names:
             return lambda row: _read_text(row, names["text"])
         return lambda row: (
@@ -90,9 +91,10 @@ class ShapeReader:
             return self._read_business_analyst if _is_stable_business_analyst(row) else self._choose_and_read
         lowered = {str(name).strip().lower(): name for name in row}
         if "messages" in lowered:
-            return lambda row: ("messages", _read_messages(row[lowered["messages"]], lowered["messages"]), None)
+            return lambda row: ("messages", _read_turns(row, lowered["messages"], lowered.get("system")), None)
         if "conversations" in lowered:
-            return lambda row: ("conversations", _read_sharegpt(row, lowered["conversations"]), None)
+            read = partial(_read_sharegpt, name=lowered["conversations"], system=lowered.get("system"))
+            return lambda row: ("conversations", read(row), None)
         for shape, prompt, extra, answer in _PAIRS:
             if prompt in lowered and answer in lowered:
                 names = (lowered[prompt], lowered.get(extra), lowered[answer], lowered.get("system"))
@@ -199,12 +201,20 @@ def _read_messages(value: object, name: str) -> list[Message]:
     return messages
 
 
-def _read_sharegpt(row: Mapping, name: str) -> list[Message]:
+def _read_turns(row: Mapping, name: str, system: str | None) -> list[Message]:
+    """Return the turns in column ``name``; text in column ``system`` comes first, where they have no system turn."""
+    messages, text = _read_messages(row[name], name), row.get(system) if system else None
+    if isinstance(text, str) and text.strip() and messages[0].role != "system":
+        messages.insert(0, Message("system", text))
+    return messages
+
+
+def _read_sharegpt(row: Mapping, name: str, system: str | None) -> list[Message]:
     turns = row[name]
     if not isinstance(turns, list):
         raise RowError(f"field '{name}' is {describe(turns)}, not a list of turns")
     if any(isinstance(turn, Mapping) and "role" in turn for turn in turns):
-        return _read_messages(turns, name)
+        return _read_turns(row, name, system)
     renamed = []
     for index, turn in enumerate(turns):
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
@@ -217,10 +227,7 @@ def _read_sharegpt(row: Mapping, name: str) -> list[Message]:
                 f"allowed: {', '.join(_SHAREGPT_ROLES)}",
             )
         renamed.append({"role": _SHAREGPT_ROLES[speaker], "content": turn["value"]})
-    messages = _read_messages(renamed, name)
-    if isinstance(row.get("system"), str) and row["system"].strip() and messages[0].role != "system":
-        messages.insert(0, Message("system", row["system"]))
-    return messages
+    return _read_turns({**row, name: renamed}, name, system)
 
 
 def _text(row: Mapping, name: str) -> str:

@@ -23,7 +23,7 @@ from common.methods.kinds import CONFIG_FILE, WEIGHTS_FILE
 from common.model_files import read_config
 from common.models import load_tokenizer
 from common.runs import read_json, utc_now, write_json
-from common.runs.folders import sync_folder
+from common.runs.folders import sync_files, sync_folder
 
 _VERSIONS = ("torch", "transformers", "peft", "safetensors")
 
@@ -127,8 +127,7 @@ def _move(draft: Path, output: Path) -> None:
     for path in draft.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    sync_files(draft)
     old = output.with_name(f"{draft.name}.old")
     if output.exists():
         output.rename(old)

@@ -13,6 +13,7 @@ from common.chat import encode_examples, encode_prompt, stop_token_ids
 from common.data import load_examples, parse_columns
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
+from common.footprint import weights_gib
 from common.hardware import GIB, Choice, free_disk_gib, memory_gib
 from common.methods.merging import logits_of, merge_adapter, relative_change, require_same
 from common.model_files import read_config
@@ -49,16 +50,17 @@ def pick_dtype(wanted: str, base: Path) -> Choice:
     return Choice("fp32", "as the base" if own == "float32" else f"the base is in {own}, which bf16 would round")
 
 
-def check_room(base: Path, dtype: str, output: Path) -> None:
-    """Raise UserError (73, 69) unless the merged weights fit on the disk and into memory."""
+def check_room(base: Path, dtype: str, output: Path, *, trained_on_nf4: bool = False) -> None:
+    """Raise UserError (73, 69) unless the merged weights fit on the disk and into memory, in 4 bits beside them too."""
     shapes = [shape for file in list_weight_files(base)[0] for shape in read_shapes(file).values()]
     needed = sum(map(math.prod, shapes)) * BYTES[dtype] / GIB
     free, (available, _) = free_disk_gib(output), memory_gib()
     if free < 1.05 * needed + 0.05:
         what = f"{free:.1f} GiB free for {output}, {1.05 * needed + 0.05:.1f} GiB needed"
         raise UserError(Problem(what, next_step="free some space, or OUTPUT=DIR elsewhere"), ExitCode.CANNOT_CREATE)
-    if available < 1.2 * needed:
-        what = f"{available:.1f} GiB of memory free, about {1.2 * needed:.1f} GiB needed to merge in {dtype}"
+    in_memory = 1.2 * needed + (weights_gib(read_config(base), "nf4") if trained_on_nf4 else 0.0)
+    if available < in_memory:
+        what = f"{available:.1f} GiB of memory free, about {in_memory:.1f} GiB needed to merge in {dtype}"
         remedy = "DTYPE=bf16" if dtype == "fp32" else "close other programs"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
 
@@ -70,10 +72,10 @@ def texts_to_try(tokenizer, manifest: dict[str, Any], limit: int) -> Texts:
     """
     kept = LOGITS_BYTES // (4 * len(tokenizer) * TRIED_ON)
     settings = manifest["settings"]["data"]
-    path = Path(manifest["data"]["validation"]["path"])
+    path = manifest["data"].get("validation", {}).get("path")
     try:
         loaded = load_examples(
-            path,
+            path or "",
             columns=parse_columns(settings["columns"]) if settings.get("columns") else None,
             on_bad_row="drop",
             allow_empty=True,
@@ -87,7 +89,7 @@ def texts_to_try(tokenizer, manifest: dict[str, Any], limit: int) -> Texts:
     if ids:
         return Texts(ids, f"{len(ids)} validation examples of the run")
     ids = [encode_prompt(tokenizer, [Message("user", prompt)])[: min(kept, limit)] for prompt in PROMPTS]
-    return Texts(ids, f"{len(ids)} prompts: the run's validation data cannot be read any more")
+    return Texts(ids, f"{len(ids)} prompts: the run has no validation data that can be read")
 
 
 def save_merged(base: Path, run_folder: Path, folder: Path, texts: Texts, dtype: str, *, trained_on_nf4: bool) -> dict:

@@ -60,7 +60,8 @@ def plan_export(name: str, run_folder: Path, output: Path, dtype: str, *, force:
     check_adapter(run_folder, base)
     LocalModel(base, adapter=run_folder).require_base_of(manifest)
     chosen = pick_dtype(dtype, base)
-    check_room(base, chosen.value, output)
+    trained_on_nf4 = settings.get("precision") == "nf4"
+    check_room(base, chosen.value, output, trained_on_nf4=trained_on_nf4)
     adapter = read_json(run_folder / "adapter_config.json")
     return Plan(
         name,
@@ -71,7 +72,7 @@ def plan_export(name: str, run_folder: Path, output: Path, dtype: str, *, force:
         chosen,
         max([adapter["r"], *(adapter.get("rank_pattern") or {}).values()]),
         read_config(base).get("model_type", "unknown"),
-        settings.get("precision") == "nf4",
+        trained_on_nf4,
         manifest,
     )
 

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
+
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Answer:
     @property
     def is_empty(self) -> bool:
         return not self.text.strip()
+
+
+def without_thought(text: str) -> str:
+    """Return an answer without the thought before it, between tags of which some tokenizers make plain text (Qwen3)."""
+    return _THOUGHT.sub("", text, count=1)
 
 
 class AnswerCache:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
-from common.generation.answers import Answer, Decoding, Request
+from common.generation.answers import Answer, Decoding, Request, without_thought
 from common.generation.decoding import BatchDecoder, Row, noise_seed
 
 # A step of a small model is shorter than it takes threads to meet. On two cores, 22 answers of a 4 M parameter model
@@ -165,4 +165,4 @@ class LocalArm:
 
     def _finish(self, row: Row) -> Answer:
         text = self._local.tokenizer.decode(row.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Answer(text, row.finish_reason, len(row.prompt), len(row.tokens))
+        return Answer(without_thought(text), row.finish_reason, len(row.prompt), len(row.tokens))

@@ -17,7 +17,7 @@ from functools import cached_property
 
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
-from common.generation.answers import Answer, Decoding, Request
+from common.generation.answers import Answer, Decoding, Request, without_thought
 
 OLLAMA_URL = "http://localhost:11434/v1"
 ATTEMPTS = 6
@@ -120,7 +120,7 @@ class ServerArm:
             return Answer(text or "", "error", *usage, error=f"the server ended with '{reason}'")
         if text is None and ENDS[reason] != "length":  # a model may think until it is cut, and never begin to answer
             raise HalfAnswer("a reply without text")
-        return Answer(text or "", ENDS[reason], *usage)
+        return Answer(without_thought(text or ""), ENDS[reason], *usage)
 
     def _pause(self, attempt: int, error: Exception) -> None:
         """Wait before the next try: what the server asks for, or longer each time, never in step with other threads."""

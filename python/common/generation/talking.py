@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
-from common.generation.answers import Decoding, Request
+from common.generation.answers import Decoding, Request, without_thought
 from common.generation.arms import find_local
 from common.generation.local import LocalArm, LocalModel
 
@@ -41,7 +41,7 @@ class Speaker:
             for piece in self._stream(row.prompt, row.max_new_tokens):
                 pieces.append(piece)
                 yield piece
-        history += [messages[-1], Message("assistant", "".join(pieces))]
+        history += [messages[-1], Message("assistant", without_thought("".join(pieces)))]
 
     def _stream(self, prompt: list[int], max_new_tokens: int) -> Iterator[str]:
         """Yield what transformers generates in a thread of its own, character by whole character."""
