@@ -63,11 +63,7 @@ class Skeleton:
 def render(tokenizer, messages: list[dict], generation_prompt: bool = False) -> str:
     """Render the tokenizer's own chat template as text. Raises what the template raises."""
     return tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-        date_string=TEMPLATE_DATE,
-        strftime_now=lambda _: TEMPLATE_DATE,  # what some templates ask for the day
+        messages, tokenize=False, add_generation_prompt=generation_prompt, date_string=TEMPLATE_DATE
     )
 
 
