@@ -232,3 +232,24 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(words):
 
 def test_other_words_are_no_tokens():
     refuse_tokens(["--num_virtual_tokens", "20", "--model_name=org/hf_model"])
+
+
+def test_a_run_that_was_stopped_and_resumed_by_hand_is_not_trained_again(folder):
+    """As the message of a stop says: make resume RUN=…"""
+    place = folder / "runs" / "trained"
+    begin = (
+        "import json, pathlib, sys; place = pathlib.Path(sys.argv[1]); place.mkdir(parents=True);"
+        "(place / 'run.json').write_text(json.dumps({'argv': sys.argv}));"
+        "(place / 'status.json').write_text(json.dumps({'state': 'stopped'})); sys.exit(75)"
+    )
+    script = folder / "train.py"
+    script.write_text(begin)
+    trained = Stage("train", [sys.executable, str(script), str(place)], outputs=[place / "DONE.json"], run="trained")
+    assert run(folder, trained)[0] == {"train": "stopped"}
+    (place / "status.json").write_text('{"state": "completed"}')
+    (place / "DONE.json").write_text("{}")
+    assert run(folder, trained)[0] == {"train": "done"} and place.is_dir()
+    assert run(folder, trained)[0] == {"train": "done"}  # and it stays so
+    assert [path.name for path in (folder / "runs").iterdir()] == ["trained"]
+    (place / "DONE.json").write_text('{"other": 1}')
+    assert run(folder, trained)[0] == {"train": "stopped"}  # its output is another: trained anew

@@ -5,6 +5,7 @@ Run: pytest tests/unit/test_runs.py
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from common import runs
 from common.errors import ExitCode, StoppedRun, UserError
 from common.runs import claim, processes
 from common.runs.choose import choose_finished
+from common.runs.ending import find_leftovers
 from common.runs.lock import is_held
 
 FAKE_TRAINING = Path(__file__).parents[1] / "scripts" / "fake_training.py"
@@ -498,3 +500,18 @@ def test_log_lines_cannot_move_the_cursor(tmp_path):
     (tmp_path / "log").write_bytes(b"one\n 10%|#   |\r 20%|##  |\x1b[A\x1b[2K\x07red \x1b[31malert\xff\n\n")
     assert last_lines(tmp_path / "log", 2) == [" 10%|#   |", " 20%|##  |red alert\ufffd"]
     assert last_lines(tmp_path / "none", 2) == []
+
+
+def test_a_copy_of_a_running_run_does_not_know_its_processes(runs_folder):
+    """Else a resume or a stop of the copy would kill the original."""
+    process = start("--run", "original", step_s=0.05, steps=10_000)
+    try:
+        wait_for(lambda: (runs_folder / "original" / "status.json").is_file() and state_of("original") == "training")
+        shutil.copytree(runs_folder / "original", runs_folder / "copy")
+        assert find_leftovers(runs.read_status(runs_folder / "original"))
+        copied = runs.read_status(runs_folder / "copy")
+        assert copied["state"] == "crashed" and find_leftovers(copied) == []
+    finally:
+        kill(process)
+    (runs_folder / "original").rename(runs_folder / "moved")  # is no copy
+    assert runs.read_status(runs_folder / "moved")["pid"] == process.pid

@@ -103,6 +103,9 @@ class Pipeline:
         if before.get("key") == key and before["state"] == "done" and self._is_as_left(stage, before):
             print(f"{label}: done already", flush=True)
             return before
+        if self._is_finished_since(stage, before, key):
+            print(f"{label}: finished since", flush=True)
+            return before | {"state": "done", "exit_code": 0, "ended_at": utc_now(), "left": self._digests(stage)}
         resume = self._can_resume(stage, before, key)
         print(f"{label}: {'goes on' if resume else 'begins'}", flush=True)
         begin = time.monotonic()
@@ -132,6 +135,15 @@ class Pipeline:
 
     def _digests(self, stage: Stage) -> dict[str, str]:
         return {path.name: _digest(path) for path in stage.outputs}
+
+    def _is_finished_since(self, stage: Stage, before: dict, key: str) -> bool:
+        """Has a run that was stopped, or left alone by a pipeline that was killed, come to its end meanwhile?"""
+        if stage.run is None or before.get("key") != key or before["state"] not in ("stopped", "running"):
+            return False
+        folder = runs.run_folder(stage.run)
+        if not all(path.exists() for path in stage.outputs) or runs.read_status(folder)["state"] != "completed":
+            return False
+        return runs.read_json(folder / "run.json").get("argv", [])[1:] == stage.command[2:]
 
     def _can_resume(self, stage: Stage, before: dict, key: str) -> bool:
         if stage.run is None or before.get("key") != key:

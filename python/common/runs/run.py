@@ -54,6 +54,7 @@ class Run:
             **processes.Identity.of_self().to_json(),
             "session": os.getsid(0) if launched else None,
             "launch": launch if launched else None,
+            "folder_inode": folder.stat().st_ino,
             "resumed": resumed,
             "started_at": utc_now(),
             "started_boot_clock_s": round(self._started_s, 3),

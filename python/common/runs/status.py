@@ -15,6 +15,7 @@ STOP_REQUEST_FILE = "stop-request"
 FINAL_STATES = ("stopped", "failed", "completed")
 STATES = ("starting", "training", "evaluating", "saving", *FINAL_STATES)  # `crashed` is found out, never written
 _ESTIMATES = ("eta_s", "next_save_s")  # seconds from when they were written
+_OF_PROCESSES = ("pid", "session", "launch")
 _SILENCE_S = 900.0  # the longest step of a 7B on two cores is a few minutes
 
 
@@ -26,6 +27,10 @@ def read_status(folder: Path | str, log_lines: int = 3) -> dict:
     """
     folder = Path(folder)
     status = _load(folder / STATUS_FILE)
+    if (
+        status.get("folder_inode", inode := _inode(folder)) != inode
+    ):  # of a copied run: the processes are the original's
+        status = {key: value for key, value in status.items() if key not in _OF_PROCESSES}
     recorded = status.get("state")
     running = is_held(folder)
     if running and recorded in (None, *FINAL_STATES):  # the lock is taken, its first status not yet written
@@ -53,6 +58,13 @@ def read_end(folder: Path) -> str | None:
     """Return the final state that the last attempt recorded, None when it recorded none."""
     state = _load(folder / STATUS_FILE).get("state")
     return state if state in FINAL_STATES else None
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def _load(path: Path) -> dict:
