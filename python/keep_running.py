@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from common.errors import CommandParser, run_command
+from common.errors import CommandParser, ExitCode, run_command
 
 
 def main() -> int:
@@ -32,6 +32,9 @@ def main() -> int:
         watch = Watch(folder)
         code = subprocess.run(command, check=False).returncode
         if code >= 0:
+            if restarts and code not in (ExitCode.OK, ExitCode.STOPPED):
+                end = f"restart {restarts} of {args.max_restarts} ended with exit code {code}"
+                note(folder, f"{end}; make resume RUN={args.run} tries again, and says what is wrong")
             return code
         step, number = watch.last_step(), signal.Signals(-code).name
         if restarts == args.max_restarts:

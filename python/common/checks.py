@@ -19,6 +19,7 @@ from common.runs import runs_dir
 from common.settings import ModelSettings, Recipe
 
 _HIGH_LEARNING_RATE = 1e-2
+_MORE_WEIGHTS = 1.1  # times what is counted from the config: experts, or an encoder beside the language model
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,17 @@ def check_model(settings: ModelSettings) -> str:
         problems = weights.check_tensors(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
-    linear, other = footprint.count_weights(model_files.read_config(folder))
-    return f"{folder}: {(linear + other) / 1e6:,.1f} million parameters"
+    try:
+        counted = sum(footprint.count_weights(model_files.read_config(folder)))
+    except KeyError as error:
+        what = f"{folder}: its config has no {error}, so nothing can be said of its memory"
+        allowed = f"decoders whose config is like that of {', '.join(model_files.PACKABLE)}"
+        raise UserError(Problem(what, allowed, "choose another model"), ExitCode.CONFIG) from None
+    said = f"{folder}: {counted / 1e6:,.1f} million parameters"
+    held = weights.count_numbers(folder)
+    if "quantization_config" not in model_files.read_config(folder) and held > _MORE_WEIGHTS * counted:
+        said += f"\nwarning: its files hold {held / 1e6:,.1f} million; memory and time are told of the former only"
+    return said
 
 
 def check_numbers(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ranks
+from common.methods import save_adapter
 from common.runs import utc_now, write_json
 from common.runs.folders import sync_files
 
@@ -43,8 +44,8 @@ class Epochs:
             }
         )
 
-    def keep_adapter(self, tokenizer) -> None:
-        """Copy the adapter of the last epoch's checkpoint to a folder of its own, which rotation leaves alone."""
+    def keep_adapter(self, model, tokenizer) -> None:
+        """Write the adapter as the last epoch leaves it to a folder of its own, which rotation leaves alone."""
         entry = self.entries[-1]
         entry["path"] = f"checkpoint-epoch-{math.ceil(entry['epoch'])}"
         if not ranks.is_leader():
@@ -53,8 +54,7 @@ class Epochs:
         for left in (draft, folder):  # of an attempt that was killed here
             shutil.rmtree(left, ignore_errors=True)
         draft.mkdir()
-        for path in (self.folder / entry["checkpoint"]).glob("adapter_*"):
-            shutil.copy(path, draft)
+        save_adapter(model, draft)
         tokenizer.save_pretrained(draft)
         sync_files(draft)
         draft.rename(folder)

@@ -116,10 +116,15 @@ def count_trainable(config: Mapping[str, Any], method: MethodSettings) -> int:
     return layers * sum(method.rank * sum(shapes[target]) for target in method.targets if target in shapes)
 
 
-def weights_gib(config: Mapping[str, Any], precision: str) -> float:
-    """Return the memory of the frozen weights; in 4 bits only the linear layers are."""
+def computed_width(precision: str, compute: str = "auto") -> int:
+    """Return the bytes of a number that is computed: of weights in 4 bits ``compute`` tells, 16 bits unless fp32."""
+    return 4 if "fp32" in (precision, compute if precision == "nf4" else "") else 2
+
+
+def weights_gib(config: Mapping[str, Any], precision: str, compute: str = "auto") -> float:
+    """Return the memory of the frozen weights; in 4 bits only the linear layers are, others in what is computed."""
     linear, other = count_weights(config)
-    return (linear * _BYTES_PER_WEIGHT[precision] + other * (4.0 if precision == "fp32" else 2.0)) / GIB
+    return (linear * _BYTES_PER_WEIGHT[precision] + other * computed_width(precision, compute)) / GIB
 
 
 def file_gib(config: Mapping[str, Any]) -> float:
@@ -136,24 +141,26 @@ def estimate_training(
     *,
     checkpoint_every: int | None,
     optimizer: str = "adamw_torch",
+    compute: str = "auto",
     gpu: bool = False,
     few_logits: bool = False,
     kept_bytes: float | None = None,
 ) -> Footprint:
     """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example).
 
-    Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``gpu``: the memory of a GPU,
-    where Python takes none; ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs.
-    ``kept_bytes``: what a layer was measured to keep for the backward pass, a token, instead of the count.
+    Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``compute``: in what weights in
+    nf4 are multiplied, and kept where they are not quantised. ``gpu``: the memory of a GPU, where Python takes none;
+    ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs. ``kept_bytes``: what a layer
+    was measured to keep for the backward pass, a token, instead of the count.
     """
     trainable = count_trainable(config, method) / GIB
-    weights = weights_gib(config, precision)
+    width = computed_width(precision, compute)
+    weights = weights_gib(config, precision, compute)
     if precision == "nf4":
         unpacked = 1 if gpu else 3  # the matrices of a gated MLP, where it runs as one
-        weights += unpacked * 2 * max(rows * columns for rows, columns in linear_shapes(config).values()) / GIB
+        weights += unpacked * width * max(rows * columns for rows, columns in linear_shapes(config).values()) / GIB
 
     layers, hidden, inner = config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]
-    width = 4 if precision == "fp32" else 2
     inputs = {"lora": len(method.targets), "adapter": 3, "ptuning": 0}[method.kind]
     fp32_copies = hidden * 4 * (2 + inputs)  # norms, and what a method casts to fp32
     per_layer = tokens * (kept_bytes or 8 * hidden * width + 4 * inner * width + fp32_copies)

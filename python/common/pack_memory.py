@@ -78,6 +78,7 @@ def estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footpr
         longest_part_tokens(job, pack_tokens),
         checkpoint_every=checkpoint_every,
         optimizer=recipe.training.optimizer,
+        compute=recipe.model.compute,
         gpu=recipe.training.device == "cuda",
         few_logits=recipe.training.packing == "on",
         kept_bytes=job.kept_bytes,

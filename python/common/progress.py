@@ -118,7 +118,7 @@ class RunCallback(TrainerCallback):
     def _end_epoch(self, state) -> None:
         self.epochs.add(state.epoch, state.global_step, state.log_history)
         if self.settings.keep_epochs:
-            self.epochs.keep_adapter(self.trainer.processing_class)
+            self.epochs.keep_adapter(self.trainer.model, self.trainer.processing_class)
         self.epochs.write()
         self._complete_last_epoch()
 

@@ -5,6 +5,7 @@ with dtype, shape and offsets of each tensor, then the bytes), so that every siz
 """
 
 import json
+import math
 from pathlib import Path
 
 from common.errors import Problem
@@ -65,6 +66,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def count_numbers(folder: Path) -> int:
+    """Return how many numbers the safetensors files of a model hold."""
+    return sum(math.prod(shape) for path in list_weight_files(folder)[0] for shape in read_shapes(path).values())
 
 
 def build_skeleton(folder: Path):

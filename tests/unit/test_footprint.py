@@ -56,3 +56,16 @@ def test_what_saves_memory_is_seen_to_save_it():
     assert estimate(every=1).total < estimate(every=2).total < estimate(every=4).total < estimate(every=None).total
     assert estimate(tokens=512).total < estimate(tokens=2048).total
     assert estimate("nf4").total < estimate("bf16").total < estimate("fp32").total
+
+
+def test_in_nf4_what_is_computed_in_fp32_takes_twice_the_memory():
+    """On a CPU without bf16 instructions: embedding, unpacked matrices, activations and logits."""
+    half, full = (
+        footprint.estimate_training(
+            MISTRAL_7B, MethodSettings(), "nf4", 1000, checkpoint_every=1, compute=compute, few_logits=True
+        )
+        for compute in ("bf16", "fp32")
+    )
+    assert full.weights - half.weights == pytest.approx((2 * 32_000 * 4096 + 65 * 4096 + 3 * 4096 * 14_336) * 2 / 2**30)
+    assert 1.3 < full.activations / half.activations <= 2
+    assert footprint.computed_width("bf16", "fp32") == footprint.computed_width("nf4") == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import model_files, models
+from common import checks, model_files, models
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
 from common.methods import add_method
@@ -120,3 +120,18 @@ def test_a_downloaded_model_is_found_and_its_revision_checked(tiny_folder, tmp_p
     with pytest.raises(UserError, match="holds revision abc, the recipe asks for def") as caught:
         model_files.find_model(ModelSettings(name="org/name", revision="def"))
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+def test_weights_that_a_config_does_not_tell_of_are_named_before_memory_runs_out(tmp_path):
+    """Experts, for one: counted as a single MLP, a model of 47 B would seem to fit where one of 7 B does."""
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({"experts": torch.zeros(10_000)}, tmp_path / "model.safetensors")
+    settings = ModelSettings(name=str(tmp_path))
+    config = {"model_type": "mixtral", "num_attention_heads": 2, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "\nwarning: its files hold 0.0 million; memory and time" in checks.check_model(settings)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_embd": 8}')
+    with pytest.raises(UserError, match="its config has no 'num_hidden_layers'") as refused:
+        checks.check_model(settings)
+    assert refused.value.exit_code == ExitCode.CONFIG

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from common.hardware import GIB, Choice, free_disk_gib, memory_gib
 from common.methods.merging import logits_of, merge_adapter, relative_change, require_same
 from common.model_files import read_config
 from common.models import copy_tokenizer, load_model
-from common.weights import list_weight_files, read_shapes
+from common.weights import count_numbers
 
 TRIED_ON = 8  # validation examples, or these prompts where the data are gone
 LOGITS_BYTES = 2**29  # of all texts, kept several times over: of long texts the beginnings do
@@ -52,8 +51,7 @@ def pick_dtype(wanted: str, base: Path) -> Choice:
 
 def check_room(base: Path, dtype: str, output: Path, *, trained_on_nf4: bool = False) -> None:
     """Raise UserError (73, 69) unless the merged weights fit on the disk and into memory, in 4 bits beside them too."""
-    shapes = [shape for file in list_weight_files(base)[0] for shape in read_shapes(file).values()]
-    needed = sum(map(math.prod, shapes)) * BYTES[dtype] / GIB
+    needed = count_numbers(base) * BYTES[dtype] / GIB
     free, (available, _) = free_disk_gib(output), memory_gib()
     if free < 1.05 * needed + 0.05:
         what = f"{free:.1f} GiB free for {output}, {1.05 * needed + 0.05:.1f} GiB needed"

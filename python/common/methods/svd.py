@@ -56,6 +56,7 @@ def save_as_plain_lora(model, folder: Path) -> None:
     path = folder / "adapter_config.json"
     changes = {"r": 2 * config.r, "lora_alpha": 2 * config.lora_alpha, "init_lora_weights": True}
     content = json.loads(path.read_text(encoding="utf-8")) | changes | {"inference_mode": True}
+    content["target_modules"] = sorted(content["target_modules"])  # peft writes a set, in any order
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(as_plain_lora(model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 

@@ -80,7 +80,7 @@ def _measure(recipe: Recipe, config: dict, examples: dict, folder: Path, start_s
     tokens = _count_tokens(trainer, examples["longest"])
     activations = (kept[deep] - kept[1]) / (deep - 1) / tokens
     states = footprint.count_trainable(config, recipe.method) * 16 / GIB
-    weights = footprint.weights_gib(config, recipe.model.precision)
+    weights = footprint.weights_gib(config, recipe.model.precision, recipe.model.compute)
 
     began = time.monotonic()
     for number in range(_MOST):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common import footprint, model_files
+from common import footprint, hardware, model_files
 from common.jobs import Job
 from common.pack_memory import longest_part_tokens, recomputed_every
 from common.planning.planning import Plan, estimate_memory
@@ -39,7 +39,7 @@ def _estimate(job: Job, plan: Plan, config: Mapping, *, every=None, tokens=None)
     if plan.slice is None:
         return footprint.estimate_training(
             config, job.recipe.method, job.recipe.model.precision, tokens or longest_part_tokens(job),
-            checkpoint_every=every, few_logits=job.recipe.training.packing == "on",
+            checkpoint_every=every, few_logits=job.recipe.training.packing == "on", compute=job.recipe.model.compute,
         ).total  # fmt: skip
     return estimate_memory(job, config, Slice(**plan.slice), tokens or plan.tokens["longest_part"], every).total
 
@@ -48,7 +48,8 @@ def _nf4(job: Job, plan: Plan, config: Mapping) -> Option | None:
     precision = job.recipe.model.precision
     if precision == "nf4" or job.recipe.training.deepspeed:
         return None
-    saved = footprint.weights_gib(config, precision) - footprint.weights_gib(config, "nf4")
+    compute = hardware.pick_compute("auto", "nf4", job.recipe.training.device).value
+    saved = footprint.weights_gib(config, precision) - footprint.weights_gib(config, "nf4", compute)
     effect = f"the frozen weights in 4 bits; up to {_NF4_TIME} times the time of bf16"
     return Option("nf4", "--set model.precision=nf4", plan.memory.total - saved, effect)
 

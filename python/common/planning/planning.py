@@ -197,7 +197,7 @@ def estimate_memory(job: Job, config: dict, measured: Slice, longest: int, every
     layers = config["num_hidden_layers"]
     recomputed = footprint.count_recomputed(layers, every)
     kept = layers - recomputed + (1 if recomputed else 0)
-    width = 4 if job.recipe.model.precision == "fp32" else 2
+    width = footprint.computed_width(job.recipe.model.precision, job.recipe.model.compute)
     inputs = recomputed * longest * config["hidden_size"] * width / hardware.GIB
     return replace(
         job.memory,
