@@ -78,8 +78,8 @@ stop: ## save and end a run (RUN= GRACE=seconds)
 	@scripts/call.sh stop_run RUN=--run GRACE=--grace
 resume: ## continue a run in the background (RUN= FORCE=1)
 	@scripts/call.sh resume_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
-compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program METRIC=module:function ADOPT_SCORE=0.9 ADOPT_GAIN=0.05 FOURTH=1 GATE=1)
-	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric ADOPT_SCORE=--adopt-score ADOPT_GAIN=--adopt-gain DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! GATE=--gate!
+compare: ## plain, prompted and tuned model side by side, with a verdict (RUN=, or BASELINE= FINETUNED= DATASET= TRAIN=, OPTIMIZED=program METRIC=module:function ADOPT_SCORE=0.9 ADOPT_GAIN=0.05 FOURTH=1 FRESH=1 GATE=1)
+	@scripts/call.sh compare_ba_models RUN=--run RECIPE=--recipe SMOKE=--smoke! BASELINE=--baseline OPTIMIZED=--optimized FINETUNED=--finetuned METRIC=--metric ADOPT_SCORE=--adopt-score ADOPT_GAIN=--adopt-gain DATASET=--dataset TRAIN=--train OUTPUT=--output FOURTH=--fourth-arm! FRESH=--fresh! GATE=--gate!
 reproduce: ## train a finished run again from its manifest alone and compare the bytes (RUN=, FORCE=1)
 	@scripts/call.sh reproduce_run RUN=--run FORCE=--force! HOSTFILE=--hostfile
 soak: ## kill a training again and again, resume it, compare its bytes with an undisturbed one's (KILLS=20 SEED=0 RECIPE= SMOKE=1 SET=group.key=value)

@@ -22,8 +22,15 @@ main() {
   take_no_options "$@"
   read_variables RECIPE=--recipe FORCE=--force!
   use_python
-  "$PYTHON_BIN" python/make_data.py ${OPTIONS[@]+"${OPTIONS[@]}"}
+  if ! has_sources; then "$PYTHON_BIN" python/make_data.py ${OPTIONS[@]+"${OPTIONS[@]}"}; fi
   case ${RECIPE:-all} in all | frida-h100) split_frida ;; esac
+}
+
+# Sources for frIdA that lie there already, perhaps your own, are not mixed with generated ones.
+has_sources() {
+  local folder=${RECETARIO_RUNS:-runs}/data/frida-h100
+  if [ "${RECIPE:-all}" != frida-h100 ] || is_on FORCE; then return 1; fi
+  [ -d "$folder/raw" ] || [ -f "$folder/formatted_data.jsonl" ]
 }
 
 # Mistral's format, then splits: each step only where its result is missing, or is to be replaced.

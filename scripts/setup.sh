@@ -58,7 +58,7 @@ main() {
 # Where nothing is said of it, torch goes on coming from where this environment has it, also one that is unfinished.
 keep_torch_index() {
   if [ -n "${TORCH_INDEX_URL+said}" ]; then return; fi
-  TORCH_INDEX_URL=$(sed -n 's/^torch from the index //p' "$STAMP" "$UNFINISHED" 2>/dev/null | head -n 1) || true
+  TORCH_INDEX_URL=$(sed -n -e 's/^torch from the index //p' -e 's/^torch from \([a-z]*:\)/\1/p' "$STAMP" "$UNFINISHED" 2>/dev/null | head -n 1) || true
 }
 
 # Everything the environment depends on; written into it last, so it is there only when all the rest is.

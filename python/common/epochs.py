@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ranks
+from common.checkpoints import named_disk_errors
 from common.methods import save_adapter
 from common.runs import utc_now, write_json
 from common.runs.folders import sync_files
@@ -54,7 +55,8 @@ class Epochs:
         for left in (draft, folder):  # of an attempt that was killed here
             shutil.rmtree(left, ignore_errors=True)
         draft.mkdir()
-        save_adapter(model, draft)
+        with named_disk_errors(self.folder):
+            save_adapter(model, draft)
         tokenizer.save_pretrained(draft)
         sync_files(draft)
         draft.rename(folder)

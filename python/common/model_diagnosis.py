@@ -45,7 +45,8 @@ def check_fit(recipe: Recipe, spec: str | None = None) -> str:
     device = hardware.pick_device(device).value
     precision = hardware.pick_precision(recipe.model.precision, device).value
     config = model_files.read_config(folder)
-    need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1)
+    compute = hardware.pick_compute(recipe.model.compute, precision, device).value
+    need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1, compute=compute)
     return f"{tokens:,} tokens: {check_memory(need, device)}"
 
 

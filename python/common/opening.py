@@ -56,6 +56,13 @@ def _check_unchanged(job: Job) -> None:
     commits = [commit for folder in folders if (commit := checkpoints.read_commit(folder))]
     begun = commits[-1]["fingerprint"] if commits else job.fingerprint_of(manifest["data"], manifest["model"])
     job.breaks = checkpoints.compare_fingerprints(begun, job.fingerprint())
+    for part, entry in manifest["data"].items():  # a new version may read the same file otherwise
+        read = job.data.get(part, {})
+        job.breaks += [
+            f"data.{part}.{kind}: was {entry[kind]}, is {read[kind]}"
+            for kind in ("tokens", "trained_tokens")
+            if kind in entry and kind in read and entry[kind] != read[kind]
+        ]
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
         raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)

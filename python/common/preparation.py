@@ -193,7 +193,8 @@ def _check_separation(job: Job) -> str:
 
     if "validation" not in job.examples:
         return "no validation data"
-    leaks = check_leaks(job.examples, allow_leak=job.recipe.data.allow_leak)
+    # What a run began with, it goes on with: its settings can no longer be changed.
+    leaks = check_leaks(job.examples, allow_leak=job.recipe.data.allow_leak or job.resume)
     job.data["validation"]["leaks"] = leaks
     found = sum(leaks[kind] for kind in KINDS)
     return (
@@ -207,6 +208,8 @@ def _choose_packing(job: Job) -> str:
     config = model_files.read_config(job.model_folder)
     longest = max(int(part.lengths.max()) for part in (job.train_set, job.validation_set) if part)
     reason = methods.why_no_packs(job.recipe.method) or model_files.why_no_packs(config, longest)
+    if job.resume and training.packing == "on":
+        reason = None  # settled when it began
     if training.packing == "on" and reason:
         raise UserError(
             Problem(f"training.packing is on, but {reason}", "allowed: auto, off", "SET=training.packing=off"),

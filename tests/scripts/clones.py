@@ -30,7 +30,7 @@ class Clone:
             (root / "recipes" / f"{name}.yaml").write_text(RECIPE)
 
     def environment(self, **variables) -> dict[str, str]:
-        dropped = ("RECETARIO_RUNS", "RECETARIO_LAUNCH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        dropped = ("RECETARIO_RUNS", "RECETARIO_LAUNCH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "TORCH_INDEX_URL")
         inherited = {key: value for key, value in os.environ.items() if key not in dropped}
         given = {key: str(value) for key, value in variables.items()}
         return {**inherited, "RECETARIO_PYTHON": sys.executable, **given}

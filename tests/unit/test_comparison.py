@@ -270,6 +270,8 @@ def test_what_a_run_was_trained_with_must_be_as_it_was(tmp_path):
         with pytest.raises(UserError, match="is not what the run had as its train data") as refused:
             setup._load_data(args, manifest)
         assert refused.value.exit_code is ExitCode.DATA
+    manifest["breaks"] = [f"data.train.sha256: was 'x', is {load_examples(paths['train']).sha256!r}"]  # FORCE=1
+    assert list(setup._load_data(args, manifest)[1]) == ["train", "the run's training data"]
     paths["train"].unlink()
     assert list(setup._load_data(args, manifest)[1]) == ["train"]
 
@@ -284,4 +286,15 @@ def test_items_that_judged_a_prompt_are_known_to_it(tmp_path):
         check_separation(test, known, prompt)
     whole.unlink()
     (note,) = setup._add_searched_data(prompt, {}, test, {})
-    assert "is not there any more" in note
+    assert "gone, changed or not readable" in note
+
+
+def test_a_thought_is_taken_off_the_reference_as_off_the_answer():
+    items = load_items(3)
+    for row, item in enumerate(items.examples):
+        taught = Message("assistant", f"<think>So be it.</think>Answer {row}.")
+        items.examples[row] = replace(item, messages=(*item.messages[:-1], taught))
+    texts = dict.fromkeys(("baseline", "optimized", "finetuned"), [f"Answer {row}." for row in range(3)])
+    metric = load_metric("common.evaluation.texts:score_exact")
+    report = compare(make_comparison(texts, items, known={}, metric=metric))
+    assert report["models"]["finetuned"]["scores"]["mean"] == 1.0

@@ -183,6 +183,8 @@ def test_a_prompt_that_everybody_asks_is_no_leak():
     assert leaks_between(train, [example("Write a poem.", passage(rng, 30))]).leaks == []
     few = leaks_between(train[:3] + [example(passage(rng, 6), passage(rng, 30)) for _ in range(97)], train[19:])
     assert [leak.kind for leak in few.leaks] == ["prompt"], "three answers to a question are no fixed prompt"
+    small = leaks_between(train[:3], [example("Write a poem.", passage(rng, 30))])
+    assert small.leaks == [], "in a small set, what all rows ask is one"
 
 
 @pytest.mark.parametrize("stride", [1, 3])

@@ -11,7 +11,7 @@ from common.comparison.verdict import ARMS, BOTH, decide, paired_tests
 from common.data import Example, Loaded, Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Answer, Decoding, generate
-from common.generation.answers import AnswerCache
+from common.generation.answers import AnswerCache, without_thought
 from common.generation.arms import Arm
 from common.generation.programs import Prompt
 from common.report.formats import percent, points, span
@@ -230,8 +230,11 @@ def _judge_arm(
 
 
 def _judge_answer(metric: Metric, answer: Answer, reference: str) -> dict:
-    """Score an answer; one that a server refused to give counts as zero, and is shown as what it is."""
-    score, components = metric(answer.text, reference)
+    """Score an answer; one that a server refused to give counts as zero, and is shown as what it is.
+
+    What an answer loses of a thought before it, the reference loses too.
+    """
+    score, components = metric(answer.text, without_thought(reference))
     if answer.finish_reason == "error":
         score, components = 0.0, dict.fromkeys(components, 0.0)
     return asdict(answer) | {"score": score, "components": components}

@@ -5,6 +5,7 @@ Everything that can be wrong with the options is found before a model is loaded 
 
 import argparse
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -153,19 +154,23 @@ def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[s
         raise UserError(
             Problem(f"{args.dataset} is the training data", "held-out items no arm has seen"), ExitCode.DATA
         )
-    _check_unchanged(args, recorded, {"validation": test, **known})
+    _check_unchanged(manifest, {"validation": test, **known})
     return test, known
 
 
-def _check_unchanged(args: argparse.Namespace, recorded: dict, loaded: dict[str, Loaded]) -> None:
-    """Raise UserError (65) where a file is not what the run was trained with: nothing would be known of leaks then."""
-    sha256s = {part: entry.get("sha256") for part, entry in recorded.items()}
-    problems = []
+def _check_unchanged(manifest: dict, loaded: dict[str, Loaded]) -> None:
+    """Raise UserError (65) where a file is not what the run was trained with: nothing would be known of leaks then.
+
+    What a run went on with by FORCE=1 is among its breaks, with its sha256.
+    """
+    problems, breaks = [], "\n".join(manifest.get("breaks", []))
     for name, part in (("train", "train"), ("the run's training data", "train"), ("validation", "validation")):
-        file, path = loaded.get(name), recorded.get(part, {}).get("path")
-        if file and path and locate(file.path).resolve() == locate(path).resolve() and file.sha256 != sha256s[part]:
+        file, entry = loaded.get(name), manifest.get("data", {}).get(part, {})
+        if not file or "path" not in entry or locate(file.path).resolve() != locate(entry["path"]).resolve():
+            continue
+        if file.sha256 != entry["sha256"] and file.sha256 not in breaks:
             what = f"{file.path} is not what the run had as its {part} data"
-            problems.append(Problem(what, f"its sha256 began with {sha256s[part][:12]}", "put it back as it was"))
+            problems.append(Problem(what, f"its sha256 began with {entry['sha256'][:12]}", "put it back as it was"))
     if problems:
         raise UserError(problems, ExitCode.DATA)
 
@@ -203,12 +208,14 @@ def _add_searched_data(prompt: Prompt, known: dict[str, Loaded], test: Loaded, r
     path, sha256 = data.get("path"), data.get("sha256")
     if not sha256 or sha256 in [test.sha256, *(loaded.sha256 for loaded in known.values())]:
         return []  # the test items themselves are refused with the other leaks
-    if path and locate(path).is_file():
-        loaded = load_examples(locate(path), **rules)
+    with suppress(UserError):
+        loaded = load_examples(locate(path or ""), **rules)
         if loaded.sha256 == sha256:
             known["the prompt's search"] = loaded
             return []
-    return [f"The prompt was searched for on {path}, which is not there any more: leaks from it could not be seen."]
+    return [
+        f"The prompt was searched for on {path}, which is gone, changed or not readable: leaks from it cannot be seen."
+    ]
 
 
 def locate(path: str) -> Path:

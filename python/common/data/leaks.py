@@ -35,7 +35,7 @@ RULE = (
     f"a row may be in one split only, and so may a passage of {WORDS} words or more (words of phrases that "
     f"{COMMON_SHARE:.0%} of the rows hold, {COMMON_ROWS[0]} at least and {COMMON_ROWS[1]} at most, do not count)"
 )
-_COMMON_QUESTION = 20  # a question of so many rows, or of more in large sets, is a fixed prompt
+_COMMON_QUESTION = 20  # a question of so many rows (of half of a small set, of more in a large one) is a fixed prompt
 _LISTED = 20
 _BATCH = 512
 
@@ -174,7 +174,8 @@ def _compare(report, reference, questioned, splits, names, contents: Contents) -
         left, right = np.searchsorted(known, asked), np.searchsorted(known, asked, side="right")
         hit = (right > left) & open_rows
         if kind == "prompt":
-            hit &= right - left < max(_COMMON_QUESTION, common_from(len(earlier_rows)))
+            many = max(_COMMON_QUESTION, common_from(len(earlier_rows)))
+            hit &= right - left < min(many, max(COMMON_ROWS[0], len(earlier_rows) / 2))
         for at in np.flatnonzero(hit):
             add(kind, later_rows[at], earlier_rows[order[left[at]]])
         open_rows &= ~hit

@@ -17,6 +17,7 @@ from common.evaluation.candidates import BASE, Candidate, check_candidates
 from common.evaluation.recommending import Limits, paired_test, recommend
 from common.evaluation.texts import MEASURES, corpus_bleu, score_texts
 from common.generation import Decoding, generate
+from common.generation.answers import without_thought
 from common.generation.local import LocalArm, LocalModel
 from common.manifest import describe_git, package_versions
 from common.model_files import hash_model_files
@@ -110,7 +111,7 @@ def measure(
     rows = generate(_arm(candidate, model), conversations, decoding, progress=told)
     seconds = time.monotonic() - begin
     answers = [row[0] for row in rows]
-    texts, references = [answer.text for answer in answers], [example.completion for example in test]
+    texts, references = [answer.text for answer in answers], [without_thought(example.completion) for example in test]
     scores = score_texts(texts, references)
     tokens = sum(answer.completion_tokens for answer in answers)
     loss = sum(loss_sums) / sum(token_counts)

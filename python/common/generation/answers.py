@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common.data.examples import Message
@@ -90,7 +90,9 @@ class AnswerCache:
     def _read_line(self, line: str) -> None:
         try:
             record = json.loads(line)
-            self._answers[record["key"]] = Answer(**record["answer"])
+            answer = Answer(**record["answer"])
+            if answer.finish_reason != "error":
+                self._answers[record["key"]] = replace(answer, text=without_thought(answer.text))
         except (ValueError, KeyError, TypeError):
             return
 

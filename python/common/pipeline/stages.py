@@ -137,8 +137,8 @@ class Pipeline:
         return {path.name: _digest(path) for path in stage.outputs}
 
     def _is_finished_since(self, stage: Stage, before: dict, key: str) -> bool:
-        """Has a run that was stopped, or left alone by a pipeline that was killed, come to its end meanwhile?"""
-        if stage.run is None or before.get("key") != key or before["state"] not in ("stopped", "running"):
+        """Has a run that was stopped, killed, or left alone by a killed pipeline come to its end meanwhile?"""
+        if stage.run is None or before.get("key") != key or before["state"] not in ("stopped", "running", "failed"):
             return False
         folder = runs.run_folder(stage.run)
         if not all(path.exists() for path in stage.outputs) or runs.read_status(folder)["state"] != "completed":

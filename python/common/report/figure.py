@@ -20,7 +20,10 @@ def draw_scores(report: dict, path: Path) -> None:
     _draw_components(components, report)
     _draw_differences(differences, report)
     decision = report["comparison"]["decision"]["verdict"]
-    figure.suptitle(f"{decision}    n = {len(report['items'])}, metric {report['metadata']['metric']}", fontsize=12)
+    figure.suptitle(
+        f"{decision}    n = {report['models']['baseline']['scores']['n']}, metric {report['metadata']['metric']}",
+        fontsize=12,
+    )
     for axes in (scores, components, differences):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
