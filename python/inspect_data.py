@@ -20,18 +20,15 @@ def main() -> None:
 
     from common.chat.inspection import describe_overlaps, plain_lines, print_rich, view_file
     from common.chat.separation import compare_files
-    from common.data import load_examples, parse_columns
+    from common.data import load_examples
     from common.data.checking import Rules
     from common.data.leaks import check_leaks
     from common.data.splits import check_sizes
 
-    rules = {
-        name: getattr(options, name) for name in ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets")
-    }
-    rules["columns"] = parse_columns(options.columns) if options.columns else None
+    rules, allow_leak = choose_rules(options, recipe)
     if options.leaks_only:
-        found = compare_files(files, Rules(**rules), allow_leak=options.allow_leak).counts()
-        print(describe_overlaps(found, options.allow_leak))
+        found = compare_files(files, Rules(**rules), allow_leak=allow_leak).counts()
+        print(describe_overlaps(found, allow_leak))
         return
     loaded = {split: load_examples(path, **rules) for split, path in files.items()}
     show = print_rich if sys.stdout.isatty() and not options.plain else lambda view: print(*plain_lines(view), sep="\n")
@@ -41,14 +38,14 @@ def main() -> None:
     for note in check_sizes(sizes, dict.fromkeys(sizes, 1.0)):
         print(f"note: {note}")
     if len(loaded) > 1:
-        found = check_leaks({split: part.examples for split, part in loaded.items()}, allow_leak=options.allow_leak)
-        print(describe_overlaps(found, options.allow_leak))
+        found = check_leaks({split: part.examples for split, part in loaded.items()}, allow_leak=allow_leak)
+        print(describe_overlaps(found, allow_leak))
 
 
 def parse_options():
     parser = CommandParser(prog="inspect_data.py", description=__doc__)
     parser.add_argument("train", nargs="?", metavar="FILE", help="JSONL, JSON array, CSV, TSV or Parquet")
-    parser.add_argument("--recipe", metavar="NAME", help="take files, tokenizer and limits from this recipe")
+    parser.add_argument("--recipe", metavar="NAME", help="take files, tokenizer, limits and rules from this recipe")
     parser.add_argument("--validation", metavar="FILE", help="validation examples, checked for leaks")
     parser.add_argument("--test", metavar="FILE", help="test examples, checked likewise")
     parser.add_argument("--model", metavar="NAME", help="model whose tokenizer counts (without one: characters)")
@@ -58,7 +55,7 @@ def parse_options():
     )
     parser.add_argument("--loss-on", choices=("assistant", "all"), help="which tokens are trained")
     parser.add_argument("--columns", nargs="+", metavar="NAME=COLUMN", help="such as prompt=Question completion=Answer")
-    parser.add_argument("--on-bad-row", choices=("error", "drop"), default="error", help="rows that cannot be used")
+    parser.add_argument("--on-bad-row", choices=("error", "drop"), help="rows that cannot be used")
     parser.add_argument("--allow-empty", action="store_true", help="let empty answers pass")
     parser.add_argument("--allow-duplicates", action="store_true", help="let more than a tenth of the rows be repeats")
     parser.add_argument("--allow-secrets", action="store_true", help="let what looks like keys and tokens pass")
@@ -93,6 +90,17 @@ def choose_limits(options, recipe: Recipe | None) -> tuple[int, str, str]:
         options.on_overlong or settings.on_overlong,
         options.loss_on or settings.loss_on,
     )
+
+
+def choose_rules(options, recipe: Recipe | None) -> tuple[dict, bool]:
+    """Return what is accepted of rows, as a training with this recipe would, and whether files may share rows."""
+    from common.data import parse_columns
+
+    settings = recipe.data if recipe else DataSettings()
+    names = ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets", "columns", "allow_leak")
+    rules = {name: getattr(options, name) or getattr(settings, name) for name in names}
+    rules["columns"] = parse_columns(rules["columns"]) if rules["columns"] else None
+    return rules, rules.pop("allow_leak")
 
 
 def load_tokenizer(model: str | None, recipe: Recipe | None):

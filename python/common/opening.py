@@ -1,5 +1,6 @@
 """From a checked job to the run that it trains: a new folder with its manifest, or an existing one to carry on."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 from common import checkpoints, hardware, model_files, pack_memory, ranks
@@ -56,13 +57,7 @@ def _check_unchanged(job: Job) -> None:
     commits = [commit for folder in folders if (commit := checkpoints.read_commit(folder))]
     begun = commits[-1]["fingerprint"] if commits else job.fingerprint_of(manifest["data"], manifest["model"])
     job.breaks = checkpoints.compare_fingerprints(begun, job.fingerprint())
-    for part, entry in manifest["data"].items():  # a new version may read the same file otherwise
-        read = job.data.get(part, {})
-        job.breaks += [
-            f"data.{part}.{kind}: was {entry[kind]}, is {read[kind]}"
-            for kind in ("tokens", "trained_tokens")
-            if kind in entry and kind in read and entry[kind] != read[kind]
-        ]
+    job.breaks += [line for line in _read_otherwise(manifest, job) if line not in manifest.get("breaks", [])]
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
         raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
@@ -71,3 +66,14 @@ def _check_unchanged(job: Job) -> None:
         if before.get(key) != now[key]:
             job.breaks.append(f"machine.{key}: was {before.get(key)!r}, is {now[key]!r}")
             print(f"warning: {job.breaks[-1]}: the run goes on, with other bytes than it would have had there")
+
+
+def _read_otherwise(manifest: Mapping, job: Job) -> list[str]:
+    """Return a line for each count of tokens that a file which is as it was has no more: another version reads it."""
+    lines = []
+    for part, entry in manifest["data"].items():
+        read = job.data.get(part, {})
+        if read.get("sha256") == entry["sha256"]:
+            kinds = [kind for kind in ("tokens", "trained_tokens") if entry.get(kind) != read.get(kind)]
+            lines += [f"data.{part}.{kind}: was {entry.get(kind)}, is {read.get(kind)}" for kind in kinds]
+    return lines

@@ -230,3 +230,17 @@ def test_a_terminal_shows_trained_text_in_another_colour(folder, monkeypatch, ca
     said = capfd.readouterr().out
     assert "\x1b[2m<s>[INST] Who [bold]runs? [/INST]\x1b[0m" in said, "untrained text is dim, and no markup"
     assert "\x1b[1;32m \\x1b[5mThe fox.</s>\x1b[0m" in said, "trained text is green, its escapes made visible"
+
+
+def test_data_is_inspected_by_the_rules_of_its_recipe(tmp_path, monkeypatch):
+    import inspect_data
+
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "command: finetune_ba\ndata: {columns: [prompt=Q, completion=A], on_bad_row: drop, allow_leak: true}\n"
+    )
+    monkeypatch.setattr("sys.argv", ["inspect_data.py", "--recipe", str(recipe), "--allow-empty"])
+    options = inspect_data.parse_options()
+    rules, allow_leak = inspect_data.choose_rules(options, inspect_data.load_recipe(options.recipe))
+    assert rules["columns"] == {"prompt": "Q", "completion": "A"} and allow_leak
+    assert (rules["on_bad_row"], rules["allow_empty"], rules["allow_secrets"]) == ("drop", True, False)
