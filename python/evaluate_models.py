@@ -40,7 +40,7 @@ def main() -> None:
     args = build_parser().parse_args()
 
     from common.checks import check_writable
-    from common.comparison.comparing import check_separation
+    from common.comparison.held_out import check_separation
     from common.comparison.setup import Progress
     from common.data import load_examples
     from common.evaluation.candidates import open_candidates, read_limits, training_data

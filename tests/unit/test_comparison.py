@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from reports import DATA, load_items, make_comparison, make_report
 
-from common.comparison import setup
 from common.comparison.apparatus import check_apparatus
-from common.comparison.comparing import check_separation, choose_demonstrations, compare
+from common.comparison.comparing import choose_demonstrations, compare
+from common.comparison.held_out import add_searched_data, check_separation, load_data
 from common.comparison.thresholds import Thresholds
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
@@ -259,21 +259,21 @@ def test_what_a_run_was_trained_with_must_be_as_it_was(tmp_path):
         path.write_bytes((DATA / ("train.jsonl" if path.stem == "other" else path.name)).read_bytes())
     manifest = {"data": {part: load_examples(paths[part]).summary() for part in ("train", "validation")}}
     args = argparse.Namespace(dataset=str(paths["validation"]), train=str(paths["train"]))
-    test, known = setup._load_data(args, manifest)
+    test, known = load_data(args, manifest)
     assert len(test) == 22 and list(known) == ["train"]
     args.train = str(paths["other"])  # what was named does not stand for what it was trained on
-    assert list(setup._load_data(args, manifest)[1]) == ["train", "the run's training data"]
+    assert list(load_data(args, manifest)[1]) == ["train", "the run's training data"]
 
     rows = paths["train"].read_text().splitlines(keepends=True)
     paths["train"].write_text("".join(rows[1:]))
     for args.train in (str(paths["train"]), str(paths["other"])):
         with pytest.raises(UserError, match="is not what the run had as its train data") as refused:
-            setup._load_data(args, manifest)
+            load_data(args, manifest)
         assert refused.value.exit_code is ExitCode.DATA
     manifest["breaks"] = [f"data.train.sha256: was 'x', is {load_examples(paths['train']).sha256!r}"]  # FORCE=1
-    assert list(setup._load_data(args, manifest)[1]) == ["train", "the run's training data"]
+    assert list(load_data(args, manifest)[1]) == ["train", "the run's training data"]
     paths["train"].unlink()
-    assert list(setup._load_data(args, manifest)[1]) == ["train"]
+    assert list(load_data(args, manifest)[1]) == ["train"]
 
 
 def test_items_that_judged_a_prompt_are_known_to_it(tmp_path):
@@ -281,11 +281,11 @@ def test_items_that_judged_a_prompt_are_known_to_it(tmp_path):
     whole.write_bytes((DATA / "train.jsonl").read_bytes() + (DATA / "validation.jsonl").read_bytes())
     data = {"path": str(whole), "sha256": load_examples(whole).sha256}
     prompt, test, known = Prompt("", (), {"search": {"data": data}}), load_items(), {}
-    assert setup._add_searched_data(prompt, known, test, {}) == [] and len(known["the prompt's search"]) == 120
+    assert add_searched_data(prompt, known, test, {}) == [] and len(known["the prompt's search"]) == 120
     with pytest.raises(UserError, match="test items are known to an arm"):
         check_separation(test, known, prompt)
     whole.unlink()
-    (note,) = setup._add_searched_data(prompt, {}, test, {})
+    (note,) = add_searched_data(prompt, {}, test, {})
     assert "gone, changed or not readable" in note
 
 

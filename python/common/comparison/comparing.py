@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from common.comparison.apparatus import check_apparatus
+from common.comparison.held_out import check_separation
 from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import ARMS, BOTH, decide, paired_tests
 from common.data import Example, Loaded, Message
@@ -57,46 +58,6 @@ def choose_demonstrations(train: Sequence[Example], count: int, metric: Metric, 
     pool = best if len(best) >= count else usable
     order = sorted(pool, key=lambda example: (example.prompt, example.completion))
     return random.Random(seed).sample(order, count)
-
-
-def check_separation(test: Loaded, known: Mapping[str, Loaded], prompt: Prompt) -> dict:
-    """Compare the test items with every split the arms may have seen; counts by split, for the report.
-
-    Raises UserError (65) with every item that is in one of them, or among the demonstrations of ``prompt``: same, same
-    but for case and spacing, the same question, or large shared parts (13-word sequences); and when ``prompt`` was
-    searched for on the test items themselves.
-    """
-    counts, problems = {}, []
-    if prompt.origin.get("search", {}).get("data", {}).get("sha256") == test.sha256:
-        problems.append(Problem(f"the optimised prompt was searched for on {test.path} itself"))
-    splits = {name: list(loaded.examples) for name, loaded in known.items()}
-    for name, examples in splits.items():
-        # Demonstrations are looked for among the training data: alone they are too few to tell a copied answer from
-        # the fixed instructions, which every prompt shares.
-        shown = [example for example in prompt.demonstrations if name == "train" and example not in examples]
-        counts[name] = _count_leaks({name: [*examples, *shown], "test": test.examples}, problems)
-    if prompt.demonstrations and "train" not in splits:
-        # Without training data the test items tell what is fixed.
-        counts["demonstrations"] = _count_leaks(
-            {"test": test.examples, "demonstrations": prompt.demonstrations}, problems
-        )
-    if problems:
-        advice = Problem(
-            "test items are known to an arm", "a comparison needs items no arm has seen", "use another --dataset"
-        )
-        raise UserError([*problems, advice], ExitCode.DATA)
-    return {name: count for name, count in counts.items() if count}
-
-
-def _count_leaks(splits: dict[str, Sequence[Example]], problems: list[Problem]) -> dict:
-    """Leaks by kind between two splits; what is found goes to ``problems``."""
-    from common.data.leaks import check_leaks
-
-    try:
-        return check_leaks(splits) if all(splits.values()) else {}
-    except UserError as error:
-        problems += error.problems[:-1]
-        return {}
 
 
 def compare(
@@ -159,9 +120,9 @@ def _scores_of_questions(predictions: Sequence[Mapping], questions: Sequence[Seq
 
 def _note_repeats(questions: Sequence[Sequence[int]]) -> list[str]:
     rows = sum(map(len, questions))
-    return [f"{rows} rows ask {len(questions)} questions: the mean of a question's rows counts as one item."] * (
-        rows > len(questions)
-    )
+    if rows == len(questions):
+        return []
+    return [f"{rows} rows ask {len(questions)} questions: the mean of a question's rows counts as one item."]
 
 
 def _note_cut_answers(models: dict) -> list[str]:

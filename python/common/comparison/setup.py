@@ -5,15 +5,15 @@ Everything that can be wrong with the options is found before a model is loaded 
 
 import argparse
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from common.comparison.comparing import Comparison, choose_demonstrations
+from common.comparison.held_out import add_searched_data, data_rules, load_data, locate
 from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import BOTH
-from common.data import Loaded, load_examples, parse_columns
+from common.data import Loaded
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
 from common.generation.answers import AnswerCache
@@ -21,7 +21,7 @@ from common.generation.arms import open_arm
 from common.generation.programs import Prompt, is_program, read_program
 from common.hardware import pick_precision
 from common.report.formats import arm_label
-from common.runs import ROOT, read_json, run_folder
+from common.runs import read_json, run_folder
 from common.runs.choose import choose_finished, choose_run
 from common.runs.line import write_over
 from common.scoring import load_metric
@@ -41,9 +41,9 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     metric = load_metric(args.metric)
     output = Path(args.output)
     check_writable(str(output.parent))
-    test, known = _load_data(args, manifest)
+    test, known = load_data(args, manifest)
     prompt = _load_prompt(args, known, metric)
-    notes = _add_searched_data(prompt, known, test, data_rules(manifest))
+    notes = add_searched_data(prompt, known, test, data_rules(manifest))
     models: dict = {}
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
     if args.fourth_arm:
@@ -132,59 +132,6 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
         raise UserError(problems, ExitCode.USAGE)
 
 
-def _load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
-    """The test items, and the splits the arms may have seen, the run's own among them, as they were when it trained."""
-    recorded = manifest.get("data", {})
-    paths = {"train": args.train, "validation": recorded.get("validation", {}).get("path")}
-    own = recorded.get("train", {}).get("path")
-    if own and args.train and locate(own).resolve() != locate(args.train).resolve() and locate(own).is_file():
-        paths["the run's training data"] = own
-    rules = data_rules(manifest)
-    test = load_examples(locate(args.dataset), **rules)
-    if any(not example.messages for example in test):
-        raise UserError(
-            Problem(f"{args.dataset}: rows of running text", "rows with a question and an answer"), ExitCode.DATA
-        )
-    known = {
-        name: load_examples(locate(path), **rules)
-        for name, path in paths.items()
-        if path and locate(path).resolve() != locate(args.dataset).resolve()
-    }
-    if args.train and "train" not in known:
-        raise UserError(
-            Problem(f"{args.dataset} is the training data", "held-out items no arm has seen"), ExitCode.DATA
-        )
-    _check_unchanged(manifest, {"validation": test, **known})
-    return test, known
-
-
-def _check_unchanged(manifest: dict, loaded: dict[str, Loaded]) -> None:
-    """Raise UserError (65) where a file is not what the run was trained with: nothing would be known of leaks then.
-
-    What a run went on with by FORCE=1 is among its breaks, with its sha256.
-    """
-    problems, breaks = [], "\n".join(manifest.get("breaks", []))
-    for name, part in (("train", "train"), ("the run's training data", "train"), ("validation", "validation")):
-        file, entry = loaded.get(name), manifest.get("data", {}).get(part, {})
-        if not file or "path" not in entry or locate(file.path).resolve() != locate(entry["path"]).resolve():
-            continue
-        if file.sha256 != entry["sha256"] and file.sha256 not in breaks:
-            what = f"{file.path} is not what the run had as its {part} data"
-            problems.append(Problem(what, f"its sha256 began with {entry['sha256'][:12]}", "put it back as it was"))
-    if problems:
-        raise UserError(problems, ExitCode.DATA)
-
-
-def data_rules(manifest: dict) -> dict:
-    """What the run accepted in its data, the comparison accepts too."""
-    settings = manifest.get("settings", {}).get("data", {})
-    names = ("on_bad_row", "allow_empty", "allow_duplicates", "allow_secrets")
-    rules = {name: settings[name] for name in names if name in settings}
-    if settings.get("columns"):
-        rules["columns"] = parse_columns(settings["columns"])
-    return rules
-
-
 def _find_program(args: argparse.Namespace, recipe: dict) -> str | None:
     """The program of --optimized; or the recipe's, where it is there and nothing else was asked for."""
     if args.optimized is not None:
@@ -200,27 +147,6 @@ def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> 
         return Prompt()
     chosen = choose_demonstrations(known["train"].examples, args.demonstrations, metric, args.seed)
     return Prompt("", tuple(chosen), {"kind": f"demonstrations drawn with seed {args.seed}, not searched for"})
-
-
-def _add_searched_data(prompt: Prompt, known: dict[str, Loaded], test: Loaded, rules: dict) -> list[str]:
-    """Add to ``known`` the data that the prompt was searched for on, or return a note that they are not there."""
-    data = prompt.origin.get("search", {}).get("data") or {}
-    path, sha256 = data.get("path"), data.get("sha256")
-    if not sha256 or sha256 in [test.sha256, *(loaded.sha256 for loaded in known.values())]:
-        return []  # the test items themselves are refused with the other leaks
-    with suppress(UserError):
-        loaded = load_examples(locate(path or ""), **rules)
-        if loaded.sha256 == sha256:
-            known["the prompt's search"] = loaded
-            return []
-    return [
-        f"The prompt was searched for on {path}, which is gone, changed or not readable: leaks from it cannot be seen."
-    ]
-
-
-def locate(path: str) -> Path:
-    """A data file as named, or below the project's folder, as recipes name theirs."""
-    return Path(path) if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
 def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm) -> list[str]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.comparison.setup import data_rules
+from common.comparison.held_out import data_rules
 from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation.arms import find_local

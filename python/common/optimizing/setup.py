@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.comparison.setup import data_rules, locate
+from common.comparison.held_out import data_rules, locate
 from common.data import Example, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding, open_arm
