@@ -79,7 +79,7 @@ def describe_steps(training: TrainingSettings, examples: int) -> str:
         what = f"{examples} examples make one optimizer step, and it is one of warm-up, whose learning rate is 0"
         remedy = f"more epochs, or SET=training.warmup_{'ratio' if by_ratio else 'steps'}=0"
         raise UserError(Problem(what, "two steps, or no warm-up", remedy), ExitCode.CONFIG)
-    said = f"{steps:,}, {per_epoch:,} an epoch; warm-up {warm_up:,}"
+    said = f"{steps:,} in all, {per_epoch:,} an epoch; warm-up {warm_up:,}"
     if warm_up >= steps > 1:
         said += f"\nwarning: all steps are warm-up: the learning rate ends below {training.learning_rate:g}"
     return said

@@ -197,11 +197,11 @@ def test_options_of_a_team_are_refused_where_one_process_trains():
 @pytest.mark.parametrize(
     "numbers, said",
     [
-        ({}, "39, 13 an epoch; warm-up 10"),
-        ({"max_steps": 2}, "2, 13 an epoch; warm-up 10\nwarning: all steps are warm-up"),
-        ({"epochs": 1, "warmup_ratio": 0.1}, "13, 13 an epoch; warm-up 2"),
-        ({"max_steps": 1, "warmup_steps": 0}, "1, 13 an epoch; warm-up 0"),
-        ({"max_steps": 1, "warmup_ratio": 0.0}, "1, 13 an epoch; warm-up 0"),
+        ({}, "39 in all, 13 an epoch; warm-up 10"),
+        ({"max_steps": 2}, "2 in all, 13 an epoch; warm-up 10\nwarning: all steps are warm-up"),
+        ({"epochs": 1, "warmup_ratio": 0.1}, "13 in all, 13 an epoch; warm-up 2"),
+        ({"max_steps": 1, "warmup_steps": 0}, "1 in all, 13 an epoch; warm-up 0"),
+        ({"max_steps": 1, "warmup_ratio": 0.0}, "1 in all, 13 an epoch; warm-up 0"),
     ],
 )
 def test_the_number_of_steps_is_said_before_the_first(numbers, said):
