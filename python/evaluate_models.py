@@ -40,7 +40,7 @@ def main() -> None:
     args = build_parser().parse_args()
 
     from common.checks import check_writable
-    from common.comparison.held_out import check_separation
+    from common.comparison.held_out import check_separation, data_rules
     from common.comparison.setup import Progress
     from common.data import load_examples
     from common.evaluation.candidates import open_candidates, read_limits, training_data
@@ -58,20 +58,24 @@ def main() -> None:
     new_tokens = tokens.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     decoding = Decoding(new_tokens, args.temperature, args.seed)
     check_writable(str(output.parent))
-    test = load_examples(args.test_data)
-    check_separation(test, training_data(candidates), Prompt())
+    manifests = [candidate.manifest for candidate in candidates if candidate.manifest]
+    test = load_examples(args.test_data, **data_rules(manifests[0] if manifests else {}))
+    seen = training_data(candidates)
+    if not seen:
+        print("note: nothing tells what the models were trained on, so the items were not looked for in it")
+    check_separation(test, seen, Prompt())
 
     judged = Judged(output.with_suffix(".partial.json"))
     report = judge(candidates, test, decoding, limits, tokens.max_length_tokens, Progress(sys.stderr), judged)
     paths = write_evaluation(report, output)
-    judged.forget()
+    print_evaluation(report)
+    print(f"report: {paths[1]}")
     if args.check_merge:
         from common.evaluation.merges import check_merges
 
-        report["merge"] = check_merges(candidates, test)
-        paths = write_evaluation(report, output)
-    print_evaluation(report)
-    print(f"report: {paths[1]}")
+        report["merge"] = check_merges(candidates, test, tokens.max_length_tokens)
+        write_evaluation(report, output)
+    judged.forget()
 
 
 def output_path(name: str) -> Path:

@@ -192,7 +192,11 @@ class Metric:
 
     def __call__(self, answer: str, reference: str = "") -> Score:
         """Return (score, {component: score}), checked to be finite and in [0, 1]; ``UserError`` (65) otherwise."""
-        result = self.function(answer, reference) if self.uses_reference else self.function(answer)
+        try:
+            result = self.function(answer, reference) if self.uses_reference else self.function(answer)
+        except Exception as error:  # anyone's code, on anything that a model writes
+            what = f"metric {self.name} ended with {type(error).__name__}: {error} on the answer {answer!r:.200}"
+            raise UserError(Problem(what, "a score for every answer, 0 for a wrong one"), ExitCode.DATA) from error
         try:
             score, components = result
             components = {str(name): _checked(value) for name, value in components.items()}

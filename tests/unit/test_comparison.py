@@ -1,6 +1,7 @@
 """What a comparison asks, counts, refuses and concludes."""
 
 import argparse
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from reports import DATA, load_items, make_comparison, make_report
 from common.comparison.apparatus import check_apparatus
 from common.comparison.comparing import choose_demonstrations, compare
 from common.comparison.held_out import add_searched_data, check_separation, load_data
+from common.comparison.setup import find_program
 from common.comparison.thresholds import Thresholds
 from common.data import Example, Message, load_examples
 from common.errors import ExitCode, UserError
@@ -44,6 +46,10 @@ def test_apparatus_tells_good_from_bad_and_itself_from_nothing():
     assert checks["shuffled_words"]["ok"] and checks["shuffled_words"]["mean"] < 0.05
     assert checks["self"]["ok"] and checks["self"]["verdict"] != "ADOPT"
     assert "answers_of_other_items" not in checks, "the metric does not look at the reference"
+    taught = [Message("assistant", f"<think>So.</think>{item.completion}") for item in load_items()]
+    pairs = zip(load_items(), taught, strict=True)
+    thinking = [replace(item, messages=(*item.messages[:-1], answer)) for item, answer in pairs]
+    assert check_apparatus(thinking, METRIC, Thresholds())["gold"] == checks["gold"]
 
 
 def test_apparatus_check_fails_for_a_metric_that_likes_everything(tmp_path, monkeypatch):
@@ -231,9 +237,46 @@ def test_often_cut_answers_are_noted():
     items = load_items(4)
     cut = [Answer("title: half", "length", 10, 20)] * 4
     whole = [item.completion for item in items]
-    report = compare(make_comparison({"baseline": cut, "optimized": whole, "finetuned": whole}, items))
+    texts = {"baseline": cut, "optimized": whole, "finetuned": whole}
+    report = compare(make_comparison(texts, items, decoding=Decoding(20)))
     notes = " ".join(report["comparison"]["decision"]["notes"])
     assert "4 of 4 answers of the baseline arm were cut" in notes and "optimized arm" not in notes
+    report = compare(make_comparison(texts, items, decoding=Decoding(21)))
+    notes = " ".join(report["comparison"]["decision"]["notes"])
+    assert "4 of 4 answers of the baseline arm ended where the model's context does" in notes
+    assert "raise --max-new-tokens" not in notes
+
+
+def test_demonstrations_that_a_server_left_out_are_noted():
+    items = load_items(4)
+    gold = [Answer(item.completion, "stop", 10, 20) for item in items]
+    prompt = Prompt("", tuple(load_examples(DATA / "train.jsonl").examples[:1]))
+    work = make_comparison(dict.fromkeys(("baseline", "optimized", "finetuned"), gold), items, prompt=prompt)
+    assert not any("without demonstrations" in note for note in compare(work)["comparison"]["decision"]["notes"])
+    work.arms["optimized"].identity = work.arms["baseline"].identity  # else another tokenizer may have counted
+    assert any("4 of 4 items reached the optimised arm without demonstrations" in note
+               for note in compare(work)["comparison"]["decision"]["notes"])  # fmt: skip
+    table = work.arms["optimized"].table
+    table |= {question: replace(answer, prompt_tokens=99) for question, answer in table.items()}
+    assert not any("without demonstrations" in note for note in compare(work)["comparison"]["decision"]["notes"])
+
+
+@pytest.mark.parametrize("program", ["the recipe's", "none named"])
+def test_a_prompt_found_on_other_data_is_no_rival(tmp_path, monkeypatch, program):
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    path = tmp_path / "dspy" / "mine" / "program.json"
+    state = {"demos": [], "signature": {"instructions": "Work well."}}
+    data = {"path": "elsewhere.jsonl", "sha256": "1" * 64}
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"self": state, "search": {"data": data}}))
+    manifest = {"recipe": "mine", "data": {"train": {"sha256": "1" * 64}}}
+    recipe = {"program": str(path) if program == "the recipe's" else None}
+    args = argparse.Namespace(optimized=None, demonstrations=None)
+    assert find_program(args, manifest, recipe) == (str(path), [])
+    manifest["data"]["train"]["sha256"] = "2" * 64
+    found, (note,) = find_program(args, manifest, recipe)
+    assert found is None and "was searched for on elsewhere.jsonl" in note
+    assert find_program(argparse.Namespace(optimized=str(path), demonstrations=None), manifest, recipe)[0] == str(path)
 
 
 def test_rows_that_ask_the_same_are_one_item():

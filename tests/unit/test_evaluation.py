@@ -145,6 +145,21 @@ def test_exact_match_as_a_metric_says_how_near_a_wrong_answer_comes():
     assert score == 0.0 and components == {"exact_match": 0.0, "token_f1": 1.0, "rouge_l": pytest.approx(0.75)}
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("5", "-5", False),
+        ("−5", "-5", True),
+        ("3-5", "3 5", True),
+        ("", "-", False),
+        ("+", "-", False),
+        ("✓", "✓", True),
+    ],
+)
+def test_a_sign_and_an_answer_without_words_count(answer, reference, same):
+    assert score_exact(answer, reference)[0] == float(same)
+
+
 def test_rouge_l_as_a_metric_is_for_free_text():
     reference = "Thank you for your letter. The delivery comes on Monday."
     assert score_rouge(reference, reference) == (1.0, {"rouge_l": 1.0, "token_f1": 1.0, "bleu": pytest.approx(1.0)})
@@ -228,6 +243,20 @@ def test_adapters_of_another_base_of_the_same_shape_are_all_named_before_a_weigh
     assert caught.value.exit_code == ExitCode.CONFIG
     text = str(caught.value)
     assert len(caught.value.problems) == 2 and adapters["lora"] in text and adapters["adapter"] in text
+
+
+def test_where_all_are_in_nf4_and_the_base_fits_only_so_it_is_judged_so(adapters, monkeypatch, capsys):
+    named = {"qlora": adapters["lora"]}
+    for name, record in (("training_info.json", {"precision": "nf4"}), ("run.json", {"model": {"precision": "nf4"}})):
+        (Path(adapters["lora"]) / name).write_text(json.dumps(record))  # published, and where it was trained
+        with monkeypatch.context() as patch:
+            found = [(candidate.name, candidate.precision) for candidate in open_candidates(None, named)]
+            assert [name for name, _ in found] == ["base", "base in NF4", "qlora"] and found[0][1] != "nf4"
+            assert [precision for _, precision in found[1:]] == ["nf4", "nf4"]
+            patch.setattr("common.evaluation.candidates.memory_gib", lambda device: (0.0, 1e-6))
+            found = [(candidate.name, candidate.precision) for candidate in open_candidates(None, named)]
+            assert found == [("base", "nf4"), ("qlora", "nf4")]
+            assert "it is judged in NF4" in capsys.readouterr().out
 
 
 def test_what_was_judged_is_kept_until_the_report_is_there(tmp_path):

@@ -12,7 +12,7 @@ from common.generation import Answer, Decoding, Request, generate
 from common.generation.answers import AnswerCache, without_thought
 from common.generation.arms import find_local, open_arm
 from common.generation.decoding import BatchDecoder, Row
-from common.generation.local import LocalArm, LocalModel
+from common.generation.local import LocalArm, LocalModel, as_trained
 
 INSTRUCTIONS = "Write a requirements document for the concept below, with a title and two lists of items. " * 2
 CONCEPTS = ["A library", "A shop for used bicycles with repairs", "Bus tickets", "Una biblioteca municipal",
@@ -263,9 +263,53 @@ def test_adapter_folder_without_a_base_is_named(tmp_path):
         find_local(str(tmp_path))
 
 
+def test_a_base_in_the_hubs_cache_is_found_by_the_adapters_revision(tmp_path, monkeypatch, folder):
+    cache, commit = tmp_path / "hub" / "models--org--base", "ab" * 20
+    (cache / "snapshots").mkdir(parents=True)
+    (cache / "snapshots" / commit).symlink_to(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    with pytest.raises(UserError, match="model org/base is not on this machine"):
+        find_local(str(adapter))
+    (adapter / "training_info.json").write_text(json.dumps({"revision": commit}))
+    assert find_local(str(adapter)) == (folder.resolve(), adapter.resolve())
+
+
 def test_a_thought_before_an_answer_is_no_part_of_it():
     """Qwen3's template teaches an empty one, and its tokenizer's tags are no control tokens."""
     assert without_thought("<think>\n\n</think>\n\nParis") == "Paris"
     assert without_thought("\n<think>Of France?\nYes.</think> Paris </think>") == "Paris </think>"
     for text in ("Paris", "I <think>so</think>", "<think>cut in the mid"):
-        assert without_thought(text) == text
+        assert without_thought(text) == without_thought(text, begun=True) == text
+    assert without_thought("Of France.</think>\nParis", begun=True) == "Paris"
+    assert without_thought("Of France.</think>\nParis") == "Of France.</think>\nParis"
+
+
+def test_a_model_computes_as_its_run_did_where_the_device_is_here(folder, monkeypatch):
+    settings = {"model": {"compute": "fp32"}, "training": {"device": "cpu"}}
+    how = as_trained({"model": {"precision": "nf4"}, "settings": settings})
+    assert how == {"precision": "nf4", "device": "cpu", "compute": "fp32"}
+    asked = []
+    monkeypatch.setattr("common.models.load_model", lambda *words: asked.append(words[1:]) or make_stop())
+    with pytest.raises(StopIteration):
+        LocalModel(folder, **how).model  # noqa: B018
+    assert asked == [("nf4", "cpu", "fp32")]
+    settings["training"]["device"] = "cuda"  # not here, nor is what it multiplied in
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert as_trained({"model": {"precision": "fp32"}, "settings": settings})["compute"] == "auto"
+    assert as_trained({})["device"] in ("cpu", "mps")
+
+
+def make_stop():
+    raise StopIteration
+
+
+def test_kept_answers_are_those_of_one_device_and_one_way_to_compute(folder, adapter):
+    ways = [{"precision": "nf4", "device": "cpu", "compute": compute} for compute in ("fp32", "bf16")]
+    ways += [{"precision": "fp32", "device": device} for device in ("cpu", "cuda")]
+    models = [LocalModel(folder, **way) for way in ways]
+    models[-1].device = "cuda"
+    identities = [LocalArm("a", model).identity for model in models]
+    assert all(a != b for i, a in enumerate(identities) for b in identities[i + 1 :])

@@ -117,6 +117,10 @@ def unfinished(handler, reply):
     handler.send(200, json.dumps(whole_reply("half an ans", None)).encode())
 
 
+def aborted(handler, reply):
+    handler.send(200, json.dumps(whole_reply("half an ans", "abort")).encode())
+
+
 def no_text(handler, reply):
     handler.send(200, json.dumps(whole_reply(None)).encode())
 
@@ -134,7 +138,7 @@ def arm_at(url, **options) -> ServerArm:
     return ServerArm("finetuned", "m", url, **({"timeout_s": 5.0, "first_wait_s": 0.01, "attempts": 3} | options))
 
 
-FAULTS = [overloaded, half_body, half_json, reset, no_choices, unfinished, no_text, html_page]
+FAULTS = [overloaded, half_body, half_json, reset, no_choices, unfinished, aborted, no_text, html_page]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -150,6 +154,31 @@ def test_slow_server_times_out_and_is_tried_again():
     with FaultyServer([slow]) as server:
         ((answer,),) = generate(arm_at(server.url, timeout_s=1.0), CONVERSATIONS[:1], Decoding(50))
         assert answer.text == "re: question 0" and len(server.bodies) >= 2
+
+
+def test_each_time_out_gives_the_next_try_more_time():
+    with FaultyServer([slow, slow]) as server:  # 3 s: more than the first and the second try wait
+        ((answer,),) = generate(arm_at(server.url, timeout_s=1.2), CONVERSATIONS[:1], Decoding(50))
+        assert answer.text == "re: question 0" and len(server.bodies) == 3
+        assert server.times[2] - server.times[1] > server.times[1] - server.times[0] + 0.6
+
+
+def test_what_is_under_way_when_the_server_refuses_is_still_kept(tmp_path):
+    begun = threading.Event()
+
+    def refuse(handler, reply):
+        begun.wait(30)
+        handler.send(401, b'{"error": {"message": "no access"}}')
+
+    def late(handler, reply):
+        begun.set()
+        time.sleep(1)
+        handler.send(200, reply)
+
+    with FaultyServer([refuse, late]) as server, pytest.raises(UserError, match="no access"):
+        cache = AnswerCache(tmp_path / "answers.jsonl")
+        generate(arm_at(server.url, at_once=2), CONVERSATIONS, Decoding(50), cache=cache)
+    assert (tmp_path / "answers.jsonl").read_text().count('"key"') >= 1
 
 
 def test_waits_grow_and_the_servers_own_wish_is_heard():
@@ -239,7 +268,7 @@ def test_a_refused_answer_is_asked_for_again_the_next_time(tmp_path):
 
 def test_other_words_for_an_end_and_a_thought_that_was_cut():
     def ended(handler, reply):
-        handler.send(200, json.dumps(whole_reply("title: whole", "eos_token")).encode())
+        handler.send(200, json.dumps(whole_reply("Of what?</think>\n\ntitle: whole", "eos_token")).encode())
 
     def thinking(handler, reply):
         handler.send(200, json.dumps(whole_reply(None, "length")).encode())

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from reports import DATA
@@ -62,7 +63,7 @@ class WritingArm:
 def make_task(arm, **changes) -> Task:
     shown, dev = split_rows(TRAIN, 8, 2, seed=3)
     options = {"demonstrations": 2, "candidates": 4, "trials": 4, "seed": 3}
-    metric = load_metric("common.scoring:score_ba")
+    metric = changes.pop("metric", load_metric("common.scoring:score_ba"))
     return Task(arm, shown, dev, metric, Decoding(50), **(options | changes))
 
 
@@ -158,6 +159,24 @@ def test_an_empty_answer_is_scored_like_any_other():
     arm = RuleArm(is_shown_examples)
     arm.answer = lambda requests, decoding: ([(request, Answer("", "stop", 5, 0))] for request in requests)
     assert search(arm)["search"]["score"] == 0.0
+
+
+def test_a_thought_in_a_reference_is_no_part_of_what_is_scored():
+    metric = load_metric("common.evaluation.texts:score_exact")
+    taught = [Message("assistant", f"<think>So.</think>{row.completion}") for row in TRAIN]
+    pairs = zip(TRAIN, taught, strict=True)
+    rows = [Example((*row.prompt_messages, answer), source=row.source) for row, answer in pairs]
+    shown, dev = split_rows(rows, 8, 2, seed=3)
+    task = replace(make_task(RuleArm(is_shown_examples)), shown=shown, dev=dev, metric=metric)
+    assert search_program(task, AnswerCache(None), io.StringIO())["search"]["score"] == 1.0
+
+
+def test_a_metric_that_fails_ends_the_search_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "broken_for_test.py").write_text("def broken(answer):\n    return {}[answer], {}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="metric broken_for_test:broken ended with KeyError") as error:
+        search(RuleArm(is_shown_examples), metric=load_metric("broken_for_test:broken"))
+    assert error.value.exit_code is ExitCode.DATA
 
 
 def test_questions_with_several_turns_are_searched_too():

@@ -221,6 +221,7 @@ def test_own_metric_of_the_current_folder_takes_the_reference_and_is_checked(tmp
         "def exact(answer, reference):\n    return float(answer == reference), {'exact': float(answer == reference)}\n"
         "def wild(answer):\n    return 7.0, {}\n"
         "def no_pair(answer):\n    return 0.5\n"
+        "def broken(answer):\n    return {}[answer], {}\n"
     )
     monkeypatch.chdir(tmp_path)
     exact = load_metric("own_metric_for_test:exact")
@@ -230,3 +231,8 @@ def test_own_metric_of_the_current_folder_takes_the_reference_and_is_checked(tmp
         with pytest.raises(UserError, match="returned") as error:
             load_metric(f"own_metric_for_test:{name}")("a")
         assert error.value.exit_code is ExitCode.DATA
+    with pytest.raises(
+        UserError, match="own_metric_for_test:broken ended with KeyError: 'a' on the answer 'a'"
+    ) as error:
+        load_metric("own_metric_for_test:broken")("a")
+    assert error.value.exit_code is ExitCode.DATA

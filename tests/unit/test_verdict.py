@@ -34,6 +34,7 @@ def around(mean, spread=0.01, n=22) -> np.ndarray:
         (arms(around(0.6), around(0.90, 0.3), around(0.93, 0.3)), "INCONCLUSIVE", "do not rule out"),
         (arms(around(0.90, 0.3), around(0.91, 0.3), around(0.92, 0.3)), "INCONCLUSIVE", "do not rule out"),
         (arms(around(0.4), around(0.5), around(0.89, 0.2)), "INCONCLUSIVE", "reaches the target"),
+        (arms([0.55, 0.65] * 11, [0.55, 0.65] * 11, [0.75, 0.85] * 11), "KEEP_BASELINE", "two score the same"),
     ],
 )
 def test_each_verdict_and_its_reason(scores, verdict, reason):
@@ -43,6 +44,11 @@ def test_each_verdict_and_its_reason(scores, verdict, reason):
     assert (decision.items_needed is not None) == (verdict == "INCONCLUSIVE")
     if decision.items_needed:
         assert decision.items_needed > 22
+
+
+def test_three_items_do_not_show_that_a_target_is_missed():
+    decision = decide(arms([0.3] * 3, [0.4] * 3, [0.857] * 3))
+    assert decision.verdict == "INCONCLUSIVE" and "may be chance" in " ".join(decision.reasons)
 
 
 def test_notes_say_how_little_22_items_can_show():

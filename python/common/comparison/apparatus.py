@@ -7,6 +7,7 @@ from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import ARMS, USABLE_SCORE, decide
 from common.data import Example
 from common.errors import ExitCode, Problem, UserError
+from common.generation.answers import without_thought
 from common.scoring import KNOWN_METRICS, Metric
 
 GOLD_AT_LEAST = 0.9
@@ -21,16 +22,9 @@ def check_apparatus(examples: Sequence[Example], metric: Metric, thresholds: Thr
     one that takes the reference is given another item's answer as well). self: the references as all three arms.
     Raises UserError (65) when the metric has next to nothing for the references: it is made for other answers.
     """
-    gold = [example.completion for example in examples]
+    gold = [without_thought(example.completion) for example in examples]
     shuffled = [_shuffle_words(text, index) for index, text in enumerate(gold)]
-    gold_scores = [metric(text, text)[0] for text in gold]
-    gold_mean = sum(gold_scores) / len(gold_scores)
-    if gold_mean < USABLE_SCORE:
-        what = f"the metric {metric.name} gives the reference answers themselves {100 * gold_mean:.1f} %"
-        raise UserError(
-            Problem(what, f"one that fits them, as of {', '.join(KNOWN_METRICS)}", "name it with METRIC= or --metric"),
-            ExitCode.DATA,
-        )
+    gold_scores = check_metric(gold, metric)
     checks = {
         "gold": _check(gold_scores, lambda mean: mean >= GOLD_AT_LEAST, f"at least {GOLD_AT_LEAST}"),
         "shuffled_words": _check(
@@ -46,6 +40,19 @@ def check_apparatus(examples: Sequence[Example], metric: Metric, thresholds: Thr
     verdict = decide(dict.fromkeys(ARMS, gold_scores), thresholds).verdict
     checks["self"] = {"verdict": verdict, "wanted": "anything but ADOPT", "ok": verdict != "ADOPT"}
     return checks
+
+
+def check_metric(gold: Sequence[str], metric: Metric) -> list[float]:
+    """Return what ``metric`` gives the reference answers themselves. Raises UserError (65) for next to nothing."""
+    scores = [metric(text, text)[0] for text in gold]
+    mean = sum(scores) / len(scores)
+    if mean < USABLE_SCORE:
+        what = f"the metric {metric.name} gives the reference answers themselves {100 * mean:.1f} %"
+        raise UserError(
+            Problem(what, f"one that fits them, as of {', '.join(KNOWN_METRICS)}", "name it with METRIC= or --metric"),
+            ExitCode.DATA,
+        )
+    return scores
 
 
 def _check(scores: list[float], is_right: Callable[[float], bool], wanted: str) -> dict:

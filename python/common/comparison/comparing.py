@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from common.comparison.apparatus import check_apparatus
-from common.comparison.held_out import check_separation
+from common.comparison.held_out import OWN_DATA, check_separation
+from common.comparison.notes import note_cut_answers, note_fourth_arm, note_lost_demonstrations, note_repeats
 from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import ARMS, BOTH, decide, paired_tests
 from common.data import Example, Loaded, Message
@@ -15,12 +16,9 @@ from common.generation import Answer, Decoding, generate
 from common.generation.answers import AnswerCache, without_thought
 from common.generation.arms import Arm
 from common.generation.programs import Prompt
-from common.report.formats import percent, points, span
 from common.runs import utc_now
 from common.scoring import Metric
 from common.statistics import CLAIM_P, CONFIDENCE, RESAMPLES, summarise
-
-MANY_CUT = 0.05  # of an arm's answers: worth a note
 
 
 @dataclass
@@ -53,7 +51,8 @@ def choose_demonstrations(train: Sequence[Example], count: int, metric: Metric, 
         raise UserError(
             Problem(f"--demonstrations {count}", f"there are {len(usable)} training examples"), ExitCode.USAGE
         )
-    marks = [metric(example.completion, example.completion)[0] for example in usable]
+    gold = [without_thought(example.completion) for example in usable]
+    marks = [metric(text, text)[0] for text in gold]
     best = [example for example, mark in zip(usable, marks, strict=True) if mark >= max(marks) - 1e-9]
     pool = best if len(best) >= count else usable
     order = sorted(pool, key=lambda example: (example.prompt, example.completion))
@@ -83,12 +82,14 @@ def compare(
     models, questions = {}, _rows_by_question(work.test.examples)
     for name in names:
         begin = time.monotonic()
-        judged = _judge_arm(work.metric, work.test.examples, questions, ask(name, work.conversations(name)))
+        judged = _judge_arm(work, questions, ask(name, work.conversations(name)))
         models[name] = judged | {"seconds": round(time.monotonic() - begin, 2)}
     scores = {name: _scores_of_questions(models[name]["predictions"], questions) for name in names}
     tests = paired_tests(scores)
     decision = asdict(decide(scores, work.thresholds))
-    decision["notes"] += _note_repeats(questions) + _note_cut_answers(models) + _note_fourth_arm(models, tests)
+    decision["notes"] += note_repeats(questions) + note_cut_answers(models) + note_fourth_arm(models, tests)
+    if work.prompt.demonstrations and work.arms["optimized"].identity == work.arms["baseline"].identity:
+        decision["notes"] += note_lost_demonstrations(models)
     if tests["finetuned_vs_optimized"].mean < 0 and work.known.get("train"):
         decision["notes"] += _look_for_overfitting(work, models["finetuned"]["scores"]["mean"], ask)
     return {
@@ -118,39 +119,9 @@ def _scores_of_questions(predictions: Sequence[Mapping], questions: Sequence[Seq
     return [sum(predictions[row]["score"] for row in rows) / len(rows) for rows in questions]
 
 
-def _note_repeats(questions: Sequence[Sequence[int]]) -> list[str]:
-    rows = sum(map(len, questions))
-    if rows == len(questions):
-        return []
-    return [f"{rows} rows ask {len(questions)} questions: the mean of a question's rows counts as one item."]
-
-
-def _note_cut_answers(models: dict) -> list[str]:
-    """One line for each arm that was often cut, or refused: its score says more about that than about the model."""
-    counts = {name: model["answers"] for name, model in models.items()}
-    return [
-        f"{count['errors']} of {count['total']} answers of the {name} arm were refused or broken off, and count as 0."
-        for name, count in counts.items()
-        if count["errors"]
-    ] + [
-        f"{count['truncated']} of {count['total']} answers of the {name} arm were cut: raise --max-new-tokens."
-        for name, count in counts.items()
-        if count["truncated"] > MANY_CUT * count["total"]
-    ]
-
-
-def _note_fourth_arm(models: dict, tests: dict) -> list[str]:
-    """What the optimised prompt does to the fine-tuned model; the verdict does not hang on it."""
-    if BOTH not in models:
-        return []
-    mean, test = models[BOTH]["scores"]["mean"], tests[f"{BOTH}_vs_finetuned"]
-    change = f"{points(test.mean)} points (95 % interval {span(asdict(test.interval), points)})"
-    return [f"Asked with the optimised prompt as well, the fine-tuned model scores {percent(mean)}: {change}."]
-
-
 def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> list[str]:
     """Score the fine-tuned model on as many of its training examples as there are test items, and say what it means."""
-    usable = [example for example in work.known["train"] if example.messages]
+    usable = [example for example in work.known.get(OWN_DATA, work.known["train"]) if example.messages]
     if not usable:
         return []
     drawn = random.Random(work.decoding.seed).sample(usable, min(len(usable), len(work.test)))
@@ -163,12 +134,11 @@ def _look_for_overfitting(work: Comparison, on_test: float, ask: Callable) -> li
     return [f"On {len(drawn)} of its training examples the fine-tuned model scores {100 * on_train:.1f} %: {meaning}."]
 
 
-def _judge_arm(
-    metric: Metric, examples: Sequence[Example], questions: Sequence[Sequence[int]], answers: list[list[Answer]]
-) -> dict:
+def _judge_arm(work: Comparison, questions: Sequence[Sequence[int]], answers: list[list[Answer]]) -> dict:
+    max_new_tokens = work.decoding.max_new_tokens
     predictions = []
-    for example, samples in zip(examples, answers, strict=True):
-        judged = [_judge_answer(metric, answer, example.completion) for answer in samples]
+    for example, samples in zip(work.test, answers, strict=True):
+        judged = [_judge_answer(work.metric, answer, example.completion) for answer in samples]
         mean = sum(answer["score"] for answer in judged) / len(judged)
         predictions.append({"source": example.source, "score": mean, "answers": judged})
     every = [answer for prediction in predictions for answer in prediction["answers"]]
@@ -181,6 +151,10 @@ def _judge_arm(
         "answers": {
             "total": len(every),
             "truncated": sum(answer["finish_reason"] == "length" for answer in every),
+            "at_context_end": sum(
+                answer["finish_reason"] == "length" and 0 < answer["completion_tokens"] < max_new_tokens
+                for answer in every
+            ),
             "empty": sum(not answer["text"].strip() for answer in every),
             "errors": sum(answer["finish_reason"] == "error" for answer in every),
             "prompt_tokens": sum(answer["prompt_tokens"] for answer in every),

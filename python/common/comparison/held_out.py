@@ -10,6 +10,8 @@ from common.errors import ExitCode, Problem, UserError
 from common.generation.programs import Prompt
 from common.runs import ROOT
 
+OWN_DATA = "the run's training data"  # where other data than the run's were named with --train
+
 
 def load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
     """The test items, and the splits the arms may have seen, the run's own among them, as they were when it trained."""
@@ -17,7 +19,7 @@ def load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[st
     paths = {"train": args.train, "validation": recorded.get("validation", {}).get("path")}
     own = recorded.get("train", {}).get("path")
     if own and args.train and locate(own).resolve() != locate(args.train).resolve() and locate(own).is_file():
-        paths["the run's training data"] = own
+        paths[OWN_DATA] = own
     rules = data_rules(manifest)
     test = load_examples(locate(args.dataset), **rules)
     if any(not example.messages for example in test):
@@ -43,7 +45,7 @@ def _check_unchanged(manifest: dict, loaded: dict[str, Loaded]) -> None:
     What a run went on with by FORCE=1 is among its breaks, with its sha256.
     """
     problems, breaks = [], "\n".join(manifest.get("breaks", []))
-    for name, part in (("train", "train"), ("the run's training data", "train"), ("validation", "validation")):
+    for name, part in (("train", "train"), (OWN_DATA, "train"), ("validation", "validation")):
         file, entry = loaded.get(name), manifest.get("data", {}).get(part, {})
         if not file or "path" not in entry or locate(file.path).resolve() != locate(entry["path"]).resolve():
             continue

@@ -17,9 +17,9 @@ from common.data import Loaded
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
 from common.generation.answers import AnswerCache
-from common.generation.arms import open_arm
-from common.generation.programs import Prompt, is_program, read_program
-from common.hardware import pick_precision
+from common.generation.arms import Arm, open_arm
+from common.generation.local import as_trained
+from common.generation.programs import Prompt, is_program, program_of, read_program
 from common.report.formats import arm_label
 from common.runs import read_json, run_folder
 from common.runs.choose import choose_finished, choose_run
@@ -35,7 +35,7 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     from common.checks import check_writable
 
     manifest = _read_manifest(args)
-    _fill_in(args, manifest)
+    notes = _fill_in(args, manifest)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.seed, args.samples)
     thresholds = Thresholds(args.adopt_score, args.adopt_gain)
     metric = load_metric(args.metric)
@@ -43,16 +43,16 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     check_writable(str(output.parent))
     test, known = load_data(args, manifest)
     prompt = _load_prompt(args, known, metric)
-    notes = add_searched_data(prompt, known, test, data_rules(manifest))
+    notes += add_searched_data(prompt, known, test, data_rules(manifest))
     models: dict = {}
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
     if args.fourth_arm:
         specs[BOTH] = args.finetuned
-    precision = pick_precision(manifest.get("model", {}).get("precision", "auto")).value
-    arms = {name: open_arm(name, spec, precision=precision, models=models) for name, spec in specs.items()}
+    how = as_trained(manifest)
+    arms = {name: open_arm(name, spec, models=models, **how) for name, spec in specs.items()}
     for local in {id(arm): arm for arm in models.values()}.values():
         local.require_base_of(manifest)
-    notes += _notes(args, manifest, known) + _notes_on_prompt(args, prompt, arms["optimized"])
+    notes += _notes(args, manifest, known, arms) + _notes_on_prompt(args, prompt, arms["optimized"], known)
     return Comparison(arms, test, known, prompt, metric, decoding, thresholds, notes), output
 
 
@@ -94,8 +94,8 @@ def _read_manifest(args: argparse.Namespace) -> dict:
     return read_json(path) if path.is_file() else {}
 
 
-def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
-    """Complete the options from the run; raise what is missing, all at once."""
+def _fill_in(args: argparse.Namespace, manifest: dict) -> list[str]:
+    """Complete the options from the run, with notes for the report; raise what is missing, all at once."""
     if args.run:
         folder = run_folder(args.run)
         args.finetuned = args.finetuned or str(folder)
@@ -105,7 +105,7 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
         args.dataset = args.dataset or manifest["data"].get("validation", {}).get("path")
         args.train = args.train or manifest["data"].get("train", {}).get("path")
     recipe = asdict(EvaluationSettings()) | manifest.get("settings", {}).get("evaluation", {})
-    args.program = _find_program(args, recipe)
+    args.program, notes = find_program(args, manifest, recipe)
     if args.optimized is None or is_program(args.optimized):
         args.optimized = args.baseline
     for name in ("demonstrations", "max_new_tokens", "metric"):
@@ -130,14 +130,25 @@ def _fill_in(args: argparse.Namespace, manifest: dict) -> None:
         )
     if problems:
         raise UserError(problems, ExitCode.USAGE)
+    return notes
 
 
-def _find_program(args: argparse.Namespace, recipe: dict) -> str | None:
-    """The program of --optimized; or the recipe's, where it is there and nothing else was asked for."""
-    if args.optimized is not None:
-        return args.optimized if is_program(args.optimized) else None
-    named = recipe.get("program")
-    return named if named and args.demonstrations is None and locate(named).is_file() else None
+def find_program(args: argparse.Namespace, manifest: dict, recipe: dict) -> tuple[str | None, list[str]]:
+    """Return the program of --optimized, or the one that make optimize found for the recipe on the run's own data.
+
+    The latter only where nothing else was asked for, and with a note where it is there but was found on other data:
+    it would be a weak rival, and the tuned model would look better than it is.
+    """
+    if args.optimized is not None or args.demonstrations is not None:
+        return (args.optimized if is_program(args.optimized or "") else None), []
+    named = recipe.get("program") or program_of(manifest.get("recipe") or "")
+    if not locate(named).is_file():
+        return None, []
+    data = read_program(locate(named)).origin["search"].get("data") or {}
+    if data.get("sha256") in (None, manifest.get("data", {}).get("train", {}).get("sha256")):
+        return named, []
+    note = f"The prompt in {named} was searched for on {data['path']}, not on the run's data, so it was not taken."
+    return None, [note]
 
 
 def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> Prompt:
@@ -149,13 +160,19 @@ def _load_prompt(args: argparse.Namespace, known: dict[str, Loaded], metric) -> 
     return Prompt("", tuple(chosen), {"kind": f"demonstrations drawn with seed {args.seed}, not searched for"})
 
 
-def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm) -> list[str]:
+def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm: Arm, known: dict[str, Loaded]) -> list[str]:
     """How the optimised prompt was found, where that bears on what its score means."""
     search = prompt.origin.get("search", {})
     notes = [f"Optimised prompt: {note}" for note in search.get("notes", [])]
-    found_for = search.get("model", {}).get("base_sha256")
-    if found_for and found_for != arm.identity.get("base_sha256"):
+    found_for = search.get("model", {})
+    by = "base_sha256" if found_for.get("kind") == arm.identity["kind"] == "local" else "model"
+    if found_for and found_for.get(by) != arm.identity.get(by, found_for):
         notes.append("The optimised prompt was found for another model: make optimize finds one for this model.")
+    data = search.get("data") or {}
+    if data and data["sha256"] not in [known[name].sha256 for name in known if name != "the prompt's search"]:
+        notes.append(f"The optimised prompt was searched for on {data['path']}, not on the training data.")
+    if search.get("metric", args.metric) != args.metric:
+        notes.append(f"The optimised prompt was searched for by another metric, {search['metric']}.")
     if args.program and prompt.is_plain:
         notes.append("So the optimised arm is asked just as the baseline is.")
     if not args.program and args.optimized == args.baseline:
@@ -163,7 +180,7 @@ def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm) -> list[str]
     return notes
 
 
-def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded]) -> list[str]:
+def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded], arms: dict[str, Arm]) -> list[str]:
     notes = []
     if manifest and "validation" not in known and manifest["data"].get("validation"):
         notes.append(
@@ -174,7 +191,7 @@ def _notes(args: argparse.Namespace, manifest: dict, known: dict[str, Loaded]) -
         notes.append(f"The run's own training data, {own}, is gone: nothing could be checked for leaks from it.")
     if "train" not in known:
         notes.append("No training data was named, so nothing could be checked for leaks into the items.")
-    if args.baseline.startswith(("ollama:", "openai:")) != (not Path(args.finetuned).is_dir()):
+    if len({arm.identity["kind"] for arm in arms.values()}) > 1:
         notes.append(
             "The arms are served in different ways (local and server): their templates and precision may differ."
         )

@@ -101,12 +101,15 @@ class _Judge:
             f"Its mean of {percent(self.mean['finetuned'])} misses the target of {percent(self.target)} "
             f"(95 % interval {100 * interval.low:.1f} to {percent(interval.high)}).",
         ]
-        if interval.high < self.target:
-            better = "optimized" if self.mean["optimized"] >= self.mean["baseline"] else "baseline"
-            reasons.append(f"Of the other two, {_name(better)} scores higher.")
-            return Decision(f"KEEP_{better.upper()}", reasons)
-        reasons.append("Yet the interval reaches the target.")
         own = PairedTest("finetuned", "target", _minus(self.scores["finetuned"], self.target))
+        if own.shows_below(0.0):
+            better = "optimized" if self.prompt_gain.mean > TOLERANCE else "baseline"
+            equal = abs(self.prompt_gain.mean) <= TOLERANCE
+            reasons.append("The other two score the same." if equal else
+                           f"Of the other two, {_name(better)} scores higher.")  # fmt: skip
+            return Decision(f"KEEP_{better.upper()}", reasons)
+        reached = interval.high >= self.target
+        reasons.append("Yet the interval reaches the target." if reached else "Yet that may be chance.")
         return self._inconclusive(reasons, [(own, 0.0)])
 
     def _adopt_if_shown(self) -> Decision:

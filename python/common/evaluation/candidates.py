@@ -10,11 +10,13 @@ from typing import Any
 from common.comparison.held_out import data_rules
 from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
+from common.footprint import weights_gib
 from common.generation.arms import find_local
-from common.generation.local import LocalArm, LocalModel
-from common.hardware import pick_precision
+from common.generation.local import LocalArm, LocalModel, as_trained
+from common.hardware import memory_gib
 from common.methods import check_adapter
 from common.methods.kinds import WEIGHTS_FILE, kind_of
+from common.model_files import read_config
 from common.runs import ROOT, read_json
 from common.settings import DataSettings, EvaluationSettings
 
@@ -25,17 +27,21 @@ KINDS = {"qlora": "lora", "adapter": "adapter", "ptuning": "ptuning"}  # what ev
 
 @dataclass
 class Candidate:
-    """A model to judge: ``base`` folder, ``precision`` of its weights, and its ``adapter`` folder, if it has one."""
+    """A model to judge: ``base`` folder, ``how`` it computes (precision, device, compute), perhaps its ``adapter``."""
 
     name: str
     base: Path
-    precision: str
+    how: dict[str, str]
     adapter: Path | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def precision(self) -> str:
+        return self.how["precision"]
+
     def open(self, base_hashes: dict[str, str]) -> LocalModel:
         """Return the model, to be loaded when first asked. ``base_hashes`` are those of the base's files."""
-        model = LocalModel(self.base, self.precision, self.adapter)
+        model = LocalModel(self.base, adapter=self.adapter, **self.how)
         model.base_hashes = base_hashes  # once for all candidates: weights of a 7B take a while
         return model
 
@@ -65,8 +71,9 @@ def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
     """Return the base, the base in NF4 where a tuned model has it so, and the tuned models, each by its name.
 
     ``tuned`` maps names to run or adapter folders. All must come from one base model. The base is judged in the
-    precision of those that are not in NF4, so that a difference is the tuning's. Raises UserError: 64 without a tuned
-    model, 66 for folders that hold none, 78 when they do not belong together.
+    precision of those that are not in NF4, so that a difference is the tuning's; where all are, and it does not fit in
+    memory otherwise, in NF4 alone. Raises UserError: 64 without a tuned model, 66 for folders that hold none, 78 when
+    they do not belong together.
     """
     if not tuned:
         options = "--qlora_model, --adapter_model, --ptuning_model"
@@ -77,12 +84,21 @@ def open_candidates(base: str | None, tuned: dict[str, str]) -> list[Candidate]:
         raise UserError(
             Problem(f"the models have {len(bases)} bases: {', '.join(bases)}", "one, or --base_model"), ExitCode.CONFIG
         )
-    plain = [candidate.precision for candidate in found if candidate.precision != "nf4"]
-    precision = plain[0] if plain else pick_precision("auto").value
-    rows = [Candidate(BASE, found[0].base, precision)]
-    if len(plain) < len(found):
-        rows.append(Candidate(BASE_NF4, found[0].base, "nf4"))
-    return rows + found
+    plain = [candidate.how for candidate in found if candidate.precision != "nf4"]
+    in_nf4 = [candidate.how for candidate in found if candidate.precision == "nf4"]
+    how = plain[0] if plain else as_trained({"settings": {"training": {"device": in_nf4[0]["device"]}}})
+    if not plain and not _fits(found[0].base, how):
+        print(f"the base does not fit in memory in {how['precision']}: it is judged in NF4, as the tuned models are")
+        return [Candidate(BASE, found[0].base, in_nf4[0]), *found]
+    return [
+        Candidate(BASE, found[0].base, how),
+        *(Candidate(BASE_NF4, found[0].base, its_own) for its_own in in_nf4[:1]),
+        *found,
+    ]
+
+
+def _fits(base: Path, how: dict[str, str]) -> bool:
+    return weights_gib(read_config(base), how["precision"]) < memory_gib(how["device"])[1]
 
 
 def check_candidates(candidates: Sequence[Candidate], base_hashes: dict[str, str], test: Loaded) -> None:
@@ -190,6 +206,11 @@ def _open_tuned(name: str, spec: str, base: str | None) -> Candidate:
     path = folder / "run.json"
     manifest = read_json(path) if path.is_file() else {}
     base_folder = find_local(base)[0] if base else find_local(spec)[0]
-    wanted = manifest.get("model", {}).get("precision", "auto")
-    precision = pick_precision(wanted).value
-    return Candidate(name, base_folder, precision, folder.resolve(), manifest)
+    return Candidate(name, base_folder, as_trained(manifest or _published(folder)), folder.resolve(), manifest)
+
+
+def _published(folder: Path) -> dict[str, Any]:
+    """Return what a published adapter, which has no run.json, tells of its training, as run.json would."""
+    path = folder / "training_info.json"
+    precision = read_json(path).get("precision") if path.is_file() else None
+    return {"model": {"precision": precision}} if precision else {}

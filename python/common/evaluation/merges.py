@@ -8,7 +8,7 @@ from common.evaluation.candidates import Candidate
 TRIED_ON = 8  # test items: their prompts and reference answers go through the models
 
 
-def check_merges(candidates: Sequence[Candidate], test: Loaded) -> dict[str, dict]:
+def check_merges(candidates: Sequence[Candidate], test: Loaded, max_length_tokens: int) -> dict[str, dict]:
     """Return name → what merging changes, for each candidate that is LoRA. UserError (70) when it is another model.
 
     They are merged in the precision that the base is judged in, the first candidate's.
@@ -21,7 +21,8 @@ def check_merges(candidates: Sequence[Candidate], test: Loaded) -> dict[str, dic
     for candidate in candidates:
         if candidate.kind != "lora":
             continue
-        encoded = encode_examples(load_tokenizer(candidate.base), test.examples[:TRIED_ON], max_length_tokens=2048)
+        tried, tokenizer = test.examples[:TRIED_ON], load_tokenizer(candidate.base)
+        encoded = encode_examples(tokenizer, tried, max_length_tokens=max_length_tokens)
         texts = [example.input_ids for example in encoded]
         merge = merge_adapter(
             candidate.base,

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 MEASURES = ("exact_match", "token_f1", "rouge_l", "bleu")
-_WORD = re.compile(r"\w+(?:[.,]\d+)*")  # 0.5 is one word, "end." is not
+_WORD = re.compile(r"(?:(?<!\w)-(?=\d))?\w+(?:[.,]\d+)*")  # 0.5 and -5 are one word, "end." is not
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of ``text`` in small letters, numbers with their decimals, no punctuation."""
-    return _WORD.findall(text.casefold())
+    """Return the words of ``text`` in small letters, numbers with sign and decimals, no punctuation.
+
+    Of a text without any, such as "+" or "✓", what stands between spaces.
+    """
+    return _WORD.findall(text.casefold().replace("−", "-")) or text.split()
 
 
 class _Words:

@@ -12,6 +12,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+_END_OF_THOUGHT = re.compile(r"\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class Answer:
         return not self.text.strip()
 
 
-def without_thought(text: str) -> str:
-    """Return an answer without the thought before it, between tags of which some tokenizers make plain text (Qwen3)."""
-    return _THOUGHT.sub("", text, count=1)
+def without_thought(text: str, *, begun: bool = False) -> str:
+    """Return an answer without the thought before it, between tags of which some tokenizers make plain text (Qwen3).
+
+    ``begun``: a template may have begun the thought itself, so that only the end of it is in ``text``.
+    """
+    text = _THOUGHT.sub("", text, count=1)
+    return _END_OF_THOUGHT.sub("", text, count=1) if begun else text
 
 
 class AnswerCache:

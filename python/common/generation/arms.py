@@ -11,6 +11,7 @@ from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Answer, AnswerCache, Decoding, Request
 from common.generation.local import LocalArm, LocalModel
 from common.generation.servers import OllamaArm, ServerArm
+from common.runs import read_json
 
 ARM_FORMS = "a model folder or hub id, a run or adapter folder, ollama:NAME, or openai:NAME@URL"
 
@@ -53,10 +54,11 @@ def generate(
     return [[answers[request] for request in row] for row in wanted]
 
 
-def open_arm(name: str, spec: str, *, precision: str = "fp32", models: dict | None = None) -> Arm:
+def open_arm(name: str, spec: str, *, models: dict | None = None, **how: str) -> Arm:
     """Return the arm that ``spec`` names (see ``ARM_FORMS``); nothing is loaded yet.
 
-    ``models`` keeps the local models of a comparison by (folder, adapter), so that arms share weights.
+    ``how`` a local model computes: precision, device and compute of :class:`LocalModel`. ``models`` keeps the local
+    models of a comparison by (folder, adapter), so that arms share weights.
     Raises ``UserError``: 64 for a form that is none of these, 66 for a model that is not on this machine.
     """
     scheme, _, rest = spec.partition(":")
@@ -72,7 +74,7 @@ def open_arm(name: str, spec: str, *, precision: str = "fp32", models: dict | No
     models = {} if models is None else models
     # An arm without an adapter takes a base that is loaded with one; the adapter is switched off for it.
     key = next((k for k in models if k[0] == base and (adapter is None or k[1] == adapter)), (base, adapter))
-    local = models.setdefault(key, LocalModel(base, precision, adapter))
+    local = models.setdefault(key, LocalModel(base, adapter=adapter, **how))
     return LocalArm(name, local, use_adapter=adapter is not None)
 
 
@@ -93,4 +95,6 @@ def find_local(spec: str) -> tuple[Path, Path | None]:
     if not base:
         problem = Problem(f"{path} names no base model", next_step="write its name there: base_model_name_or_path")
         raise UserError(problem, ExitCode.NO_INPUT)
-    return find_model(ModelSettings(name=base)).resolve(), folder.resolve()
+    info = folder / "training_info.json"
+    revision = read_json(info).get("revision") if info.is_file() else None
+    return find_model(ModelSettings(name=base, revision=revision)).resolve(), folder.resolve()

@@ -10,6 +10,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Answer, Decoding, Request, without_thought
 from common.generation.decoding import BatchDecoder, Row, noise_seed
+from common.hardware import pick_compute, pick_device, pick_precision, pick_threads
 
 # A step of a small model is shorter than it takes threads to meet. On two cores, 22 answers of a 4 M parameter model
 # took 2.0 s with one thread, 2.0 (fp32) to 4.8 s (bf16) with two, and 16 s with two while the machine had other work.
@@ -17,13 +18,44 @@ SMALL_MODEL = 50_000_000
 PACKAGES = ("torch", "transformers", "peft")
 
 
+def as_trained(manifest: dict) -> dict[str, str]:
+    """Return how a :class:`LocalModel` computes as the run of ``manifest`` did: precision, device and compute.
+
+    Where the run's device is not here, or no run says one, on the one that is picked here. Raises UserError (69, 78)
+    for a precision that this machine has not.
+    """
+    settings = manifest.get("settings", {})
+    trained_on, model = settings.get("training", {}).get("device", "auto"), settings.get("model", {})
+    try:
+        device = pick_device(trained_on).value
+    except UserError:
+        device = pick_device().value
+    precision = manifest.get("model", model).get("precision", "auto")
+    compute = model.get("compute", "auto") if trained_on in ("auto", device) else "auto"
+    return {"precision": pick_precision(precision, device).value, "device": device, "compute": compute}
+
+
 class LocalModel:
     """A base model, and perhaps one adapter on it; loaded when first asked."""
 
-    def __init__(self, folder: Path, precision: str = "fp32", adapter: Path | None = None):
+    def __init__(
+        self, folder: Path, precision: str = "fp32", adapter: Path | None = None, *, device: str = "auto",
+        compute: str = "auto",
+    ):  # fmt: skip
         self.folder = Path(folder)
         self.precision = precision
         self.adapter = Path(adapter) if adapter else None
+        self._device = device
+        self._compute = compute
+
+    @cached_property
+    def device(self) -> str:
+        return pick_device(self._device).value
+
+    @cached_property
+    def compute(self) -> str:
+        """In what frozen weights are multiplied."""
+        return pick_compute(self._compute, self.precision, self.device).value
 
     @cached_property
     def tokenizer(self):
@@ -36,13 +68,12 @@ class LocalModel:
     def model(self):
         import torch
 
-        from common.hardware import pick_device, pick_threads
         from common.methods import check_adapter, load_adapter
         from common.models import load_model
 
         if self.adapter:
             check_adapter(self.adapter, self.folder)
-        model = load_model(self.folder, self.precision, pick_device().value).eval()
+        model = load_model(self.folder, self.precision, self.device, self.compute).eval()
         small = model.num_parameters() < SMALL_MODEL
         torch.set_num_threads(1 if small else pick_threads().value)
         return load_adapter(model, self.adapter) if self.adapter else model
@@ -106,13 +137,17 @@ class LocalArm:
 
     @cached_property
     def identity(self) -> dict:
-        """What decides the answers: hashes of weights, tokenizer and adapter, precision, library versions."""
+        """What decides the answers: hashes of weights, tokenizer and adapter, how is computed, library versions."""
+        in_4_bits = self._local.precision == "nf4"
+        packages = (*PACKAGES, "bitsandbytes") if in_4_bits else PACKAGES
         return {
             "kind": "local",
             "precision": self._local.precision,
+            **({"compute": self._local.compute} if in_4_bits else {}),
+            "device": self._local.device,
             "base_sha256": self._local.base_hashes,
             "adapter_sha256": self._local.adapter_hashes if self._use_adapter else {},
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": {name: importlib.metadata.version(name) for name in packages},
         }
 
     @property

@@ -17,6 +17,7 @@ from common.data.examples import Example, Message
 from common.data.problems import RowError
 from common.data.shapes import ShapeReader
 from common.errors import ExitCode, Problem, UserError
+from common.runs import runs_dir
 
 PROGRAM_FILE = "program.json"
 SEARCH_KEY = "search"  # what `make optimize` adds to the state: how the program was found
@@ -61,6 +62,11 @@ class Prompt:
             "instructions": self.instructions,
             "demonstrations": [example.source for example in self.demonstrations],
         }
+
+
+def program_of(recipe: str) -> str:
+    """Return where make optimize keeps the program of a recipe that names no place of its own."""
+    return str(runs_dir() / "dspy" / recipe / PROGRAM_FILE)
 
 
 def is_program(spec: str) -> bool:

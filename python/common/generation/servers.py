@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cached_property
 
 from common.data.examples import Message
@@ -23,12 +23,13 @@ OLLAMA_URL = "http://localhost:11434/v1"
 ATTEMPTS = 6
 FIRST_WAIT_S = 1.0  # doubles: 1, 2, 4, 8, 16, at most 30
 LONGEST_WAIT_S = 30.0
-TIMEOUT_S = 600.0  # a 7B on a CPU takes minutes for one document
+TIMEOUT_S = 600.0  # a 7B on a CPU takes minutes for one document; after each time that it was too little, as much more
 AT_ONCE = 4
 _TAGS_TIMEOUT_S = 10.0
 
 
 ENDS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length"}
+REFUSALS = ("content_filter", "tool_calls", "function_call")  # other ends are a server's trouble, and may pass
 
 
 class HalfAnswer(Exception):
@@ -61,14 +62,14 @@ class ServerArm:
         return {"model": self._model, "url": self._url}
 
     def check(self, conversations: Sequence[Sequence[Message]], sources: Sequence[str]) -> None:
-        """What fits is for the server to say: it refuses, or ends with "length"."""
+        """What fits only the server knows: it refuses, ends with "length", or (Ollama) leaves out the first turns."""
 
     @cached_property
     def _client(self):
         import openai
 
         key = os.environ.get("OPENAI_API_KEY") or "local"
-        return openai.OpenAI(base_url=self._url, api_key=key, timeout=self._timeout_s, max_retries=0)
+        return openai.OpenAI(base_url=self._url, api_key=key, max_retries=0)
 
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[list[tuple[Request, Answer]]]:
         """Yield answered requests as they come in. ``UserError`` (69) when the server stays away or refuses."""
@@ -81,22 +82,32 @@ class ServerArm:
                     yield [
                         (waiting.pop(future), future.result()) for future in list(done) if future.exception() is None
                     ]
-                    for future in done & waiting.keys():
-                        raise future.exception()
+                    if failed := done & waiting.keys():
+                        yield self._collect(waiting)
+                        raise failed.pop().exception()
             finally:
                 self._stop.set()
                 for future in waiting:
                     future.cancel()
+
+    def _collect(self, waiting: dict[Future, Request]) -> list[tuple[Request, Answer]]:
+        """Return what is still answered of the requests under way; those that are not yet are given up."""
+        self._stop.set()
+        begun = {future: request for future, request in waiting.items() if not future.cancel()}
+        return [(request, future.result()) for future, request in begun.items() if future.exception() is None]
 
     def _ask(self, request: Request, decoding: Decoding) -> Answer:
         import openai
 
         transient = (openai.APIConnectionError, openai.APITimeoutError, openai.RateLimitError, HalfAnswer,
                      openai.InternalServerError, openai.APIResponseValidationError, json.JSONDecodeError)  # fmt: skip
+        timeout_s = self._timeout_s
         for attempt in range(1, self._attempts + 1):
             try:
-                return self._ask_once(request, decoding)
+                return self._ask_once(request, decoding, timeout_s)
             except transient as error:
+                if isinstance(error, openai.APITimeoutError):
+                    timeout_s += self._timeout_s
                 if attempt == self._attempts or self._stop.is_set():
                     raise self._gone(error) from error
                 self._pause(attempt, error)
@@ -104,11 +115,11 @@ class ServerArm:
                 raise self._refused(error) from error
         raise AssertionError("unreachable")
 
-    def _ask_once(self, request: Request, decoding: Decoding) -> Answer:
+    def _ask_once(self, request: Request, decoding: Decoding, timeout_s: float) -> Answer:
         options = {"seed": decoding.seed + request.sample} if decoding.temperature > 0 else {}
         reply = self._client.chat.completions.create(
             model=self._model, messages=request.as_dicts(), max_tokens=decoding.max_new_tokens,
-            temperature=decoding.temperature, **options,
+            temperature=decoding.temperature, timeout=timeout_s, **options,
         )  # fmt: skip
         choices = getattr(reply, "choices", None)
         if not choices or choices[0].message is None or choices[0].finish_reason is None:
@@ -116,11 +127,13 @@ class ServerArm:
         text = choices[0].message.content
         reason = choices[0].finish_reason
         usage = (getattr(reply.usage, "prompt_tokens", 0) or 0, getattr(reply.usage, "completion_tokens", 0) or 0)
-        if reason not in ENDS:
+        if reason not in (*ENDS, *REFUSALS):
+            raise HalfAnswer(f"the server ended with '{reason}'")
+        if reason in REFUSALS:
             return Answer(text or "", "error", *usage, error=f"the server ended with '{reason}'")
         if text is None and ENDS[reason] != "length":  # a model may think until it is cut, and never begin to answer
             raise HalfAnswer("a reply without text")
-        return Answer(without_thought(text or ""), ENDS[reason], *usage)
+        return Answer(without_thought(text or "", begun=True), ENDS[reason], *usage)
 
     def _pause(self, attempt: int, error: Exception) -> None:
         """Wait before the next try: what the server asks for, or longer each time, never in step with other threads."""

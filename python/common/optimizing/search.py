@@ -20,7 +20,7 @@ from typing import TextIO
 from common.data.examples import Example
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
-from common.generation.answers import AnswerCache
+from common.generation.answers import AnswerCache, without_thought
 from common.generation.arms import Arm
 from common.generation.programs import SEARCH_KEY
 from common.runs.line import write_over
@@ -87,8 +87,13 @@ def _optimiser(task: Task, model, writer, history: list[dict], told: "_Teller"):
     """MIPROv2 with batches, errors that end it, and no proposer unless one is named."""
     import dspy
 
+    from common.optimizing.program import SearchEnded
+
     def score(example, prediction, trace=None) -> float:
-        return task.metric(prediction.completion, example.completion)[0]
+        try:
+            return task.metric(prediction.completion, without_thought(example.completion))[0]
+        except UserError as error:
+            raise SearchEnded(error) from error
 
     class Search(dspy.MIPROv2):
         proposer_note = ""

@@ -5,17 +5,17 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.comparison.apparatus import check_metric
 from common.comparison.held_out import data_rules, locate
 from common.data import Example, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding, open_arm
-from common.generation.answers import AnswerCache
-from common.generation.local import LocalArm
-from common.generation.programs import PROGRAM_FILE
-from common.hardware import pick_precision
+from common.generation.answers import AnswerCache, without_thought
+from common.generation.local import LocalArm, as_trained
+from common.generation.programs import PROGRAM_FILE, program_of
 from common.optimizing.search import Task
 from common.recipes import load_recipe, portable_path
-from common.runs import ROOT, check_run_name, runs_dir
+from common.runs import ROOT, check_run_name
 from common.scoring import load_metric
 from common.settings import EvaluationSettings, Recipe
 
@@ -35,13 +35,13 @@ def set_up(args: argparse.Namespace) -> tuple[Task, AnswerCache, Path]:
         raise UserError(Problem("a number is too small", allowed), ExitCode.USAGE)
     decoding, metric = Decoding(args.max_new_tokens), load_metric(args.metric)
     name = check_run_name(recipe.name if recipe else Path(args.output).parent.name or "program")
-    folder = runs_dir() / "dspy" / name
-    output = Path(args.output or folder / PROGRAM_FILE)
+    output = Path(args.output or program_of(name))
     check_writable(str(output.parent))
-    train = load_examples(locate(args.train), **data_rules({"settings": recipe.to_dict() if recipe else {}}))
+    settings = recipe.to_dict() if recipe else {}
+    train = load_examples(locate(args.train), **data_rules({"settings": settings}))
     shown, dev = split_rows(train.examples, args.dev, args.demonstrations, args.seed)
-    precision = pick_precision(recipe.model.precision if recipe else "auto").value
-    arm = open_arm("model", args.model, precision=precision)
+    check_metric([without_thought(example.completion) for example in dev], metric)
+    arm = open_arm("model", args.model, **as_trained({"settings": settings}))
     proposer, note = _open_proposer(args, arm)
     if proposer is None and not args.demonstrations:
         raise UserError(
@@ -55,7 +55,7 @@ def set_up(args: argparse.Namespace) -> tuple[Task, AnswerCache, Path]:
     local = isinstance(arm, LocalArm)
     task = Task(arm, shown, dev, metric, decoding, args.demonstrations, args.candidates, args.trials, args.seed,
                 proposer, in_batches=local, record=record)  # fmt: skip
-    return task, AnswerCache(folder / "answers.jsonl"), output
+    return task, AnswerCache(Path(program_of(name)).with_name("answers.jsonl")), output
 
 
 def split_rows(
@@ -84,11 +84,13 @@ def _fill_in(args: argparse.Namespace, recipe: Recipe | None) -> None:
     if recipe is not None:
         args.model = args.model or recipe.model.name
         args.train = args.train or recipe.data.train
-        args.max_new_tokens = args.max_new_tokens or recipe.evaluation.max_new_tokens
+        if args.max_new_tokens is None:
+            args.max_new_tokens = recipe.evaluation.max_new_tokens
         args.metric = args.metric or recipe.evaluation.metric
         if args.output is None and recipe.evaluation.program:
             args.output = str(ROOT / recipe.evaluation.program)
-    args.max_new_tokens = args.max_new_tokens or Decoding.max_new_tokens
+    if args.max_new_tokens is None:
+        args.max_new_tokens = Decoding.max_new_tokens
     args.metric = args.metric or EvaluationSettings().metric
     needed = ("model", "train") if recipe else ("model", "train", "output")
     missing = [name for name in needed if not getattr(args, name)]
