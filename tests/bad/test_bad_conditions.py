@@ -22,6 +22,7 @@ from common import checks, hardware
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
+SPARE_BYTES = 300_000  # less than a checkpoint takes, and enough for a line in a log
 
 
 def ends_as_undisturbed(kitchen, name="stopped") -> bool:
@@ -54,13 +55,14 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def fill(folder: Path) -> None:
+def fill(folder: Path, spare_bytes: int = 0) -> None:
     with (folder / "ballast").open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\1" * 4096)
         except OSError as error:
             assert error.errno == errno.ENOSPC
+        file.truncate(file.tell() - spare_bytes)
 
 
 def test_52_a_resume_with_data_that_changed_in_place(kitchen):
@@ -129,7 +131,7 @@ def test_65_a_save_that_cannot_be_written(kitchen, size_limit, larger):
     assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
     assert kitchen.read("full", "status.json")["state"] == "failed"
     assert (kitchen.runs / "full" / "checkpoint-2" / "COMMIT.json").is_file()
-    assert not (kitchen.runs / "full" / "checkpoint-3" / "COMMIT.json").exists()
+    assert not (kitchen.runs / "full" / "checkpoint-3").exists()
     assert ends_as_undisturbed(kitchen, "full")
 
 
@@ -174,6 +176,27 @@ def test_66_a_log_that_cannot_be_written(small_disk, monkeypatch):
 
 
 def test_67_a_disk_that_is_mounted_to_be_read(kitchen, small_disk):
+@pytest.mark.parametrize(
+    ("at", "words"), [((0, "on_train_begin"), "No space left"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
+)
+def test_65_a_disk_without_room_for_a_checkpoint(kitchen, small_disk, at, words):
+    """The first is begun in vain; where one was saved, its size tells before the next, and in a resumed run too."""
+    words_of_start = ("--output", str(small_disk / "run"), "--set", "training.save_every_minutes=60")
+    saved = 2 if at[0] else 0
+    for place, start in (
+        (at, lambda: kitchen.train("full", *words_of_start)),
+        ((saved, "on_train_begin"), lambda: kitchen.resume("full")),
+    ):
+        with kitchen.at_step(place[0], lambda run: fill(small_disk, SPARE_BYTES), place[1]):
+            code, said = start()
+        assert code == 74 and words in said and "make resume" in said, said
+        status = kitchen.read("full", "status.json")
+        assert (status["state"], status["exit_code"]) == ("failed", 74)
+        assert [path.name for path in small_disk.glob("run/*checkpoint-*")] == [f"checkpoint-{saved}"] * bool(saved)
+        (small_disk / "ballast").unlink()
+    assert ends_as_undisturbed(kitchen, "full")
+
+
     remount(small_disk, "ro")
     code, said = kitchen.train("never", "--output", str(small_disk / "run"))
     assert code == 73 and f"cannot write in {small_disk}: Read-only file system" in said
