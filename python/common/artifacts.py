@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import named_disk_errors
+from common.checkpoints import written_or_removed
 from common.data import check_unchanged
 from common.epochs import read_epochs
 from common.errors import ExitCode, Problem, UserError
@@ -32,15 +32,15 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     draft = run.folder / ".final"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    with named_disk_errors(run.folder):
+    with written_or_removed(draft):
         save_adapter(trainer.model, draft)
-    _compare_with_memory(draft, trainer.model)
-    trainer.processing_class.save_pretrained(draft)
-    write_json(draft / "training_info.json", info)
-    (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
-    plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
+        _compare_with_memory(draft, trainer.model)
+        trainer.processing_class.save_pretrained(draft)
+        write_json(draft / "training_info.json", info)
+        (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
+        plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
+        sync_files(draft)
 
-    sync_files(draft)
     files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
     for name in files:
         (draft / name).replace(run.folder / name)

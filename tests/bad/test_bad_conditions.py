@@ -210,6 +210,21 @@ def test_68_a_limit_for_the_size_of_files(kitchen, size_limit):
     assert not (kitchen.runs / "limited").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("--set", "training.keep_epochs=true")])
+def test_65_a_tokenizer_that_cannot_be_written(kitchen, words):
+    """The tokenizers' library has no error of its own for it."""
+    from transformers import PreTrainedTokenizerBase
+
+    def fail(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    with patched(PreTrainedTokenizerBase, "save_pretrained", fail):
+        code, said = kitchen.train("full", *words)
+    assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
+    assert not [path.name for path in (kitchen.runs / "full").iterdir() if path.name in (".final", ".epoch")]
+    assert ends_as_undisturbed(kitchen, "full")
+
+
 def test_75_a_gpu_that_is_not_here(kitchen):
     import torch
 
