@@ -238,7 +238,9 @@ def test_75_a_gpu_that_is_not_here(kitchen):
 def test_76_too_little_memory_is_said_before_the_model_is_loaded(kitchen):
     with patched(hardware, "memory_gib", lambda device: (0.4, 0.5)):
         code, said = kitchen.train("small")
-    assert code == 69 and "0.4 of 0.5 GiB free" in said
+        again, said_again = kitchen.resume("stopped")
+    assert code == again == 69 and "0.4 of 0.5 GiB free" in said
+    assert "a new run" not in said and "0.4 of 0.5 GiB free — a new run with" in said_again, said_again
     assert not (kitchen.runs / "small").exists()
 
 
