@@ -11,6 +11,7 @@ from common import checks, engine, footprint, hardware, methods, model_files, mo
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.planning.records import find_plan
+from common.recipes import portable_path
 from common.runs import ROOT, check_available, run_folder, runs_dir
 from common.settings import Recipe
 
@@ -120,21 +121,18 @@ def _choose_epochs(job: Job) -> str:
 
 
 def _find_model(job: Job) -> str:
+    settings = job.recipe.model
     try:
-        found = checks.check_model(job.recipe.model)
-        job.model_folder = model_files.find_model(job.recipe.model)
+        found = checks.check_model(settings)
+        job.model_folder = model_files.find_model(settings)
     except UserError:
         if job.stand_in is None:
             raise
-        job.assumed = shapes.write_stand_in(job.recipe.model, job.stand_in)
+        job.assumed = shapes.write_stand_in(settings, job.stand_in)
         job.model_folder, found = job.stand_in, "not here"
     job.tokenizer = models.load_tokenizer(job.model_folder)
-    job.model = {
-        "name": job.recipe.model.name,
-        "revision": job.recipe.model.revision,
-        "path": str(job.model_folder),
-        "precision": job.recipe.model.precision,
-    }
+    path = portable_path(job.model_folder)
+    job.model = {"name": settings.name, "revision": settings.revision, "path": path, "precision": settings.precision}
     return found
 
 

@@ -79,6 +79,38 @@ def test_52_a_resume_with_data_that_changed_in_place(kitchen):
     assert ends_as_undisturbed(kitchen)
 
 
+def test_52_data_that_a_resume_was_forced_to_take_did_not_change_afterwards(kitchen):
+    path = kitchen.data / "train.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"wild", b"tame"))
+    try:
+        code, said = kitchen.resume("stopped", "--force")
+    finally:
+        path.write_bytes(before)
+    assert code == 0 and "changed after it was read" not in said, said
+    assert kitchen.read("stopped", "DONE.json")["data_changed"] == []
+
+
+def test_52_data_that_cannot_be_read_any_more_at_the_end_fails_nothing(kitchen):
+    from common import artifacts
+    from common.data import loading
+    from common.hashing import sha256_of
+
+    path, ended = kitchen.data / "train.jsonl", []
+
+    def read(file):
+        if ended and Path(file) == path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
+        return sha256_of(file)
+
+    with patched(loading, "sha256_of", read), patched(artifacts, "sha256_of", read):
+        with kitchen.at_step(STEPS, ended.append, "on_train_end"):
+            code, said = kitchen.resume("stopped")
+    assert code == 0 and f"warning: {path} can no longer be read (Stale file handle)" in said, said
+    assert kitchen.read("stopped", "DONE.json")["data_changed"] == ["train"]
+    assert kitchen.adapter("stopped") == kitchen.adapter("finished")
+
+
 def test_59_padding_that_is_the_end_token_leaves_the_end_trained(tmp_path):
     """The stock collator masks every pad token, so that with pad = eos a model never learns to stop."""
     from common.batches import IGNORED, pad

@@ -159,6 +159,11 @@ def test_a_resumed_run_needs_room_for_two_checkpoints_where_it_lies(checked, tmp
         preparation._check_disk(checked)
 
 
+def test_what_is_recorded_of_the_projects_own_files_holds_where_it_is_moved(checked):
+    assert checked.data["train"]["path"] == "recipes/demo/data/train.jsonl"
+    assert checked.model["path"] == "recipes/demo/model"
+
+
 def test_what_all_packs_of_a_step_begin_with_is_computed_once(trainer, monkeypatch):
     monkeypatch.setattr(packing, "WORTH_A_PASS", 1)
     step = trainer.longest_examples(6)
