@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,15 @@ def check_run_name(name: str) -> str:
 def run_folder(name: str) -> Path:
     """Return the real folder of the run called ``name``, following the link that ``--output`` leaves."""
     return (runs_dir() / check_run_name(name)).resolve()
+
+
+def find_lost(name: str) -> Problem | None:
+    """Return what is wrong with a run whose link in runs/ leads to a folder that is not there; None where it is."""
+    link = runs_dir() / name
+    if not link.is_symlink() or link.exists():
+        return None
+    what, quoted = f"{link} leads to {link.readlink()}, which is not there", shlex.quote(str(link))
+    return Problem(what, next_step=f"mount the disk it is on, or forget the run: rm {quoted}")
 
 
 def list_runs() -> list[Path]:
