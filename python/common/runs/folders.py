@@ -114,12 +114,13 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make the files in ``folder``, and those in folders below it, survive a power cut; and their names in it."""
-    for path in folder.rglob("*"):
-        if path.is_file():
+    """Make the files in ``folder`` and in folders below it survive a power cut, and their names."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
