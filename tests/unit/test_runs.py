@@ -451,6 +451,21 @@ def test_a_reused_pid_is_not_the_run(crashed):
     assert not processes.Identity.from_json(status).is_alive()
 
 
+def test_a_reused_pid_says_nothing_of_a_run_that_is_held():
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        stranger.send_signal(signal.SIGSTOP)
+        wait_for(lambda: processes.read_process(stranger.pid).state == "T")
+        with runs.Run.create("held") as run:
+            run.write_manifest({})
+            status = runs.read_json(run.folder / "status.json")
+            runs.write_json(run.folder / "status.json", status | {"pid": stranger.pid, "rss_gib": 7.0})
+            status = runs.read_status(run.folder)
+        assert (status["running"], status["reason"], status["rss_gib"]) == (True, "", 7.0)
+    finally:
+        kill(stranger)
+
+
 def test_a_reboot_is_told_from_a_kill(crashed):
     assert "restarted" in crashed(boot_id="11111111-2222-3333-4444-555555555555")["reason"]
     assert "another machine" in crashed(boot_id="11111111-2222-3333-4444-555555555555", host="elsewhere")["reason"]
@@ -556,6 +571,7 @@ def test_a_copy_of_a_running_run_does_not_know_its_processes(runs_folder):
         assert find_leftovers(runs.read_status(runs_folder / "original"))
         copied = runs.read_status(runs_folder / "copy")
         assert copied["state"] == "crashed" and find_leftovers(copied) == []
+        assert "copied or moved to another disk" in copied["reason"]
     finally:
         kill(process)
     (runs_folder / "original").rename(runs_folder / "moved")  # is no copy
