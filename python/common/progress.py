@@ -236,5 +236,5 @@ class RunCallback(TrainerCallback):
 
 def diverged(what: str, step: int) -> UserError:
     """Return the error for a loss, a gradient or weights that are no longer finite at ``step``."""
-    remedy = "lower training.learning_rate, or make resume after mending the data: the last checkpoint is sound"
+    remedy = "start a new run with a lower training.learning_rate; or mend the data and make resume FORCE=1"
     return UserError(Problem(f"{what} at step {step}", "finite numbers", remedy), ExitCode.INTERNAL)

@@ -176,6 +176,27 @@ def test_65_a_disk_that_runs_full(kitchen, small_disk):
     assert ends_as_undisturbed(kitchen, "full")
 
 
+@pytest.mark.parametrize(
+    ("at", "words"), [((0, "on_train_begin"), "No space left"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
+)
+def test_65_a_disk_without_room_for_a_checkpoint(kitchen, small_disk, at, words):
+    """The first is begun in vain; where one was saved, its size tells before the next, and in a resumed run too."""
+    words_of_start = ("--output", str(small_disk / "run"), "--set", "training.save_every_minutes=60")
+    saved = 2 if at[0] else 0
+    for place, start in (
+        (at, lambda: kitchen.train("full", *words_of_start)),
+        ((saved, "on_train_begin"), lambda: kitchen.resume("full")),
+    ):
+        with kitchen.at_step(place[0], lambda run: fill(small_disk, SPARE_BYTES), place[1]):
+            code, said = start()
+        assert code == 74 and words in said and "make resume" in said, said
+        status = kitchen.read("full", "status.json")
+        assert (status["state"], status["exit_code"]) == ("failed", 74)
+        assert [path.name for path in small_disk.glob("run/*checkpoint-*")] == [f"checkpoint-{saved}"] * bool(saved)
+        (small_disk / "ballast").unlink()
+    assert ends_as_undisturbed(kitchen, "full")
+
+
 def test_65_a_disk_without_room_for_another_file(kitchen, small_disk):
     def use_up(_):
         disk = os.statvfs(small_disk)
@@ -186,6 +207,21 @@ def test_65_a_disk_without_room_for_another_file(kitchen, small_disk):
     assert code == 74 and "No space left on device" in said and "make resume" in said, said
     assert (small_disk / "run" / "checkpoint-2" / "COMMIT.json").is_file()
     remount(small_disk, "nr_inodes=0")
+    assert ends_as_undisturbed(kitchen, "full")
+
+
+@pytest.mark.parametrize("words", [(), ("--set", "training.keep_epochs=true")])
+def test_65_a_tokenizer_that_cannot_be_written(kitchen, words):
+    """The tokenizers' library has no error of its own for it."""
+    from transformers import PreTrainedTokenizerBase
+
+    def fail(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    with patched(PreTrainedTokenizerBase, "save_pretrained", fail):
+        code, said = kitchen.train("full", *words)
+    assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
+    assert not [path.name for path in (kitchen.runs / "full").iterdir() if path.name in (".final", ".epoch")]
     assert ends_as_undisturbed(kitchen, "full")
 
 
@@ -208,27 +244,6 @@ def test_66_a_log_that_cannot_be_written(small_disk, monkeypatch):
 
 
 def test_67_a_disk_that_is_mounted_to_be_read(kitchen, small_disk):
-@pytest.mark.parametrize(
-    ("at", "words"), [((0, "on_train_begin"), "No space left"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
-)
-def test_65_a_disk_without_room_for_a_checkpoint(kitchen, small_disk, at, words):
-    """The first is begun in vain; where one was saved, its size tells before the next, and in a resumed run too."""
-    words_of_start = ("--output", str(small_disk / "run"), "--set", "training.save_every_minutes=60")
-    saved = 2 if at[0] else 0
-    for place, start in (
-        (at, lambda: kitchen.train("full", *words_of_start)),
-        ((saved, "on_train_begin"), lambda: kitchen.resume("full")),
-    ):
-        with kitchen.at_step(place[0], lambda run: fill(small_disk, SPARE_BYTES), place[1]):
-            code, said = start()
-        assert code == 74 and words in said and "make resume" in said, said
-        status = kitchen.read("full", "status.json")
-        assert (status["state"], status["exit_code"]) == ("failed", 74)
-        assert [path.name for path in small_disk.glob("run/*checkpoint-*")] == [f"checkpoint-{saved}"] * bool(saved)
-        (small_disk / "ballast").unlink()
-    assert ends_as_undisturbed(kitchen, "full")
-
-
     remount(small_disk, "ro")
     code, said = kitchen.train("never", "--output", str(small_disk / "run"))
     assert code == 73 and f"cannot write in {small_disk}: Read-only file system" in said
@@ -240,21 +255,6 @@ def test_68_a_limit_for_the_size_of_files(kitchen, size_limit):
     code, said = kitchen.train("limited")
     assert code == 74 and "files may have 1.0 MiB here" in said and "ulimit -f unlimited" in said
     assert not (kitchen.runs / "limited").exists()
-
-
-@pytest.mark.parametrize("words", [(), ("--set", "training.keep_epochs=true")])
-def test_65_a_tokenizer_that_cannot_be_written(kitchen, words):
-    """The tokenizers' library has no error of its own for it."""
-    from transformers import PreTrainedTokenizerBase
-
-    def fail(*_, **__):
-        raise Exception("No space left on device (os error 28)")
-
-    with patched(PreTrainedTokenizerBase, "save_pretrained", fail):
-        code, said = kitchen.train("full", *words)
-    assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
-    assert not [path.name for path in (kitchen.runs / "full").iterdir() if path.name in (".final", ".epoch")]
-    assert ends_as_undisturbed(kitchen, "full")
 
 
 def test_75_a_gpu_that_is_not_here(kitchen):
@@ -399,7 +399,7 @@ def test_89_a_loss_that_is_not_finite(kitchen):
 
     with patched(RecipeTrainer, "sum_loss", diverge):
         code, said = kitchen.train("nan")
-    assert code == 70 and "the loss is nan at step 4" in said
+    assert code == 70 and "the loss is nan at step 4" in said and "mend the data and make resume FORCE=1" in said
     names = {path.name for path in (kitchen.runs / "nan").glob("checkpoint-*")}
     assert names == {"checkpoint-2", "checkpoint-3"} and STEPS > 4
     assert ends_as_undisturbed(kitchen, "nan")
