@@ -17,7 +17,7 @@ import pytest
 
 from common import runs
 from common.errors import ExitCode, StoppedRun, UserError
-from common.runs import claim, processes
+from common.runs import claim, folders, processes
 from common.runs.choose import choose_finished, choose_run
 from common.runs.ending import find_leftovers
 from common.runs.lock import is_held
@@ -176,6 +176,14 @@ def test_write_json_is_atomic_and_leaves_no_temporary_file(tmp_path):
         runs.write_json(path, recursive)
     assert runs.read_json(path)["name"] == "año"
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_the_names_in_folders_below_are_synced_too(tmp_path, monkeypatch):
+    synced = []
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(folders, "sync_folder", synced.append)
+    folders.sync_files(tmp_path)
+    assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
 
 def test_read_json_says_what_is_wrong(tmp_path):
