@@ -103,9 +103,9 @@ def test_52_data_that_cannot_be_read_any_more_at_the_end_fails_nothing(kitchen):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
         return sha256_of(file)
 
-    with patched(loading, "sha256_of", read), patched(artifacts, "sha256_of", read):
-        with kitchen.at_step(STEPS, ended.append, "on_train_end"):
-            code, said = kitchen.resume("stopped")
+    at_the_end = kitchen.at_step(STEPS, ended.append, "on_train_end")
+    with patched(loading, "sha256_of", read), patched(artifacts, "sha256_of", read), at_the_end:
+        code, said = kitchen.resume("stopped")
     assert code == 0 and f"warning: {path} can no longer be read (Stale file handle)" in said, said
     assert kitchen.read("stopped", "DONE.json")["data_changed"] == ["train"]
     assert kitchen.adapter("stopped") == kitchen.adapter("finished")
@@ -177,7 +177,7 @@ def test_65_a_disk_that_runs_full(kitchen, small_disk):
 
 
 @pytest.mark.parametrize(
-    ("at", "words"), [((0, "on_train_begin"), "No space left"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
+    ("at", "words"), [((0, "on_train_begin"), "cannot write"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
 )
 def test_65_a_disk_without_room_for_a_checkpoint(kitchen, small_disk, at, words):
     """The first is begun in vain; where one was saved, its size tells before the next, and in a resumed run too."""
