@@ -4,7 +4,6 @@ Exit codes: 0 when they are the same, 1 when something differs (each difference 
 """
 
 import sys
-from pathlib import Path
 
 from common import runs
 from common.errors import CommandParser, ExitCode, run_command
@@ -50,7 +49,7 @@ def compare_files(manifest: dict, settings: dict) -> list[str]:
         for part, entry in manifest.get("data", {}).items()
         if settings["data"].get(part)
     }
-    folder = Path(manifest.get("model", {}).get("path", ""))
+    folder = runs.ROOT / manifest.get("model", {}).get("path", "")
     files |= {folder / name: digest for name, digest in manifest.get("model", {}).get("files", {}).items()}
     return [
         f"{path}: {'changed' if path.is_file() else 'gone'}"

@@ -6,8 +6,10 @@ import sys
 from common import runs
 from common.errors import CommandParser, run_command
 from common.runs.choose import choose_run
-from common.runs.lock import RunLock
+from common.runs.folders import MANIFEST_FILE
+from common.runs.lock import LOCK_FILE, RunLock
 from common.runs.processes import Identity
+from common.runs.status import STATUS_FILE
 
 
 def main() -> None:
@@ -18,6 +20,9 @@ def main() -> None:
     folder = runs.run_folder(options.run)
 
     lock = RunLock.acquire(folder, Identity.of_self().to_json())  # nobody starts it meanwhile
+    for entry in folder.iterdir():  # what the run is known by goes last: interrupted, the same command goes on
+        if entry.name not in (MANIFEST_FILE, STATUS_FILE, LOCK_FILE):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     shutil.rmtree(folder)
     if place.is_symlink():
         place.unlink()

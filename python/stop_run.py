@@ -12,6 +12,8 @@ from common.runs import ending
 from common.runs.choose import choose_run
 from common.runs.processes import boot_id
 
+_FREED_WITHIN_S = 1.0  # the lock of a process that was killed
+
 
 def main() -> None:
     options = read_options()
@@ -26,11 +28,15 @@ def main() -> None:
         return
 
     ending.ask_to_stop(folder, status)
-    if not wait(folder, name, status, options.grace):
+    ended = wait(folder, name, status, options.grace)
+    if not ended:
         if status.get("boot_id") != boot_id():
             raise still_there(f"run '{name}' runs on {status.get('host')} and has not stopped yet", "stop it there")
         print(f"run '{name}' did not stop within {options.grace:g} s: killing it", file=sys.stderr)
     end_leftovers(name, status)
+    if not ended and not ending.wait_for_end(folder, status, _FREED_WITHIN_S, lambda _: None):
+        what = f"run '{name}' is held by a process that cannot be reached from here"
+        raise still_there(what, "it was asked to stop, and the request stays")
     ending.forget_request(folder)
     print(describe_end(name, runs.read_status(folder)))
 

@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import named_disk_errors
-from common.data import check_unchanged
+from common.checkpoints import written_or_removed
 from common.epochs import read_epochs
 from common.errors import ExitCode, Problem, UserError
 from common.hashing import sha256_of
@@ -13,7 +12,7 @@ from common.loss_plot import LOSS_PLOT, plot_losses
 from common.methods import count_parameters, require_trained, save_adapter, saved_tensors
 from common.planning import records
 from common.process_memory import peak_gpu_gib, peak_rss_gib
-from common.runs import Run, utc_now, write_json
+from common.runs import ROOT, Run, utc_now, write_json
 from common.runs.folders import DONE_FILE, sync_files, sync_folder
 from common.settings import Recipe
 from common.sharing.card import model_card
@@ -32,15 +31,15 @@ def save_finished(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     draft = run.folder / ".final"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    with named_disk_errors(run.folder):
+    with written_or_removed(draft):
         save_adapter(trainer.model, draft)
-    _compare_with_memory(draft, trainer.model)
-    trainer.processing_class.save_pretrained(draft)
-    write_json(draft / "training_info.json", info)
-    (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
-    plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
+        _compare_with_memory(draft, trainer.model)
+        trainer.processing_class.save_pretrained(draft)
+        write_json(draft / "training_info.json", info)
+        (draft / "README.md").write_text(model_card(run.name, run.manifest(), info), encoding="utf-8")
+        plot_losses(trainer.state.log_history, read_epochs(run.folder), draft / LOSS_PLOT)
+        sync_files(draft)
 
-    sync_files(draft)
     files = {path.name: sha256_of(path) for path in sorted(draft.iterdir())}
     for name in files:
         (draft / name).replace(run.folder / name)
@@ -67,14 +66,22 @@ def _write_page(folder: Path) -> None:
 
 
 def record_changed_data(run: Run) -> list[str]:
-    """Return which parts of the data ("train", …) are no longer what the run read; warn, and say so in run.json."""
-    changed = []
+    """Return which parts of the data ("train", …) are no longer what the run read; warn, and say so in run.json.
+
+    What the run went on with by FORCE=1 is among its breaks, with its sha256.
+    """
+    changed, breaks = [], "\n".join(run.manifest().get("breaks", []))
     for part, entry in run.manifest().get("data", {}).items():
+        path = ROOT / entry["path"]
         try:
-            check_unchanged(entry["path"], entry["sha256"])
-        except UserError as error:
-            changed.append(part)
-            print(f"warning: {error.problems[0].what}; the run trained on what it read at its start ({part})")
+            now = sha256_of(path)
+            if now == entry["sha256"] or now in breaks:
+                continue
+            what = "changed after it was read"
+        except OSError as error:
+            what = f"can no longer be read ({error.strerror})"
+        changed.append(part)
+        print(f"warning: {path} {what}; the run trained on what it read at its start ({part})")
     if changed:
         run.write_manifest(run.manifest() | {"data_changed": changed})
     return changed

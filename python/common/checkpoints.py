@@ -19,6 +19,7 @@ from typing import Any
 from common.errors import ExitCode, Problem, UserError, first_line
 from common.hardware import GIB, free_disk_gib
 from common.hashing import sha256_of
+from common.ranks import is_leader
 from common.runs import read_json, write_json
 from common.runs.folders import sync_files, sync_folder
 
@@ -36,6 +37,11 @@ def step_of(folder: Path) -> int:
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Return the checkpoint folders of a run, complete or not, the oldest first."""
     return sorted((p for p in run_folder.glob("checkpoint-*") if _NAME.fullmatch(p.name) and p.is_dir()), key=step_of)
+
+
+def newest_committed(run_folder: Path) -> Path | None:
+    """Return the newest checkpoint that was declared complete, None without one."""
+    return next((folder for folder in reversed(list_checkpoints(run_folder)) if is_committed(folder)), None)
 
 
 def is_committed(folder: Path) -> bool:
@@ -69,11 +75,13 @@ def find_damage(folder: Path) -> str | None:
     if commit is None:
         return f"{COMMIT} has changed"
     for name, digest in commit["files"].items():
-        path = folder / name
-        if not path.is_file():
+        try:
+            if sha256_of(folder / name) != digest:
+                return f"{name} has changed"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if sha256_of(path) != digest:
-            return f"{name} has changed"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 
@@ -142,6 +150,20 @@ def named_disk_errors(folder: Path):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         if isinstance(error, RuntimeError) and _TORCH_WRITER.search(str(error)):
             raise OSError(errno.EIO, text, str(folder)) from error
+        raise
+
+
+@contextmanager
+def written_or_removed(folder: Path):
+    """Name disk errors while ``folder`` is written, and remove what there is of it then: it takes room that a run's end
+    needs to be written down. What is committed stays. Of several ranks the leader removes it.
+    """
+    try:
+        with named_disk_errors(folder.parent):
+            yield
+    except OSError:
+        if is_leader() and not is_committed(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

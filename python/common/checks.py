@@ -142,25 +142,26 @@ def check_numbers(recipe: Recipe) -> str:
     return "\n".join([f"learning rate {rate:g}, saved every epoch and every {minutes:g} minutes", *notes])
 
 
-def check_memory(need: footprint.Footprint, device: str = "cpu") -> str:
+def check_memory(need: footprint.Footprint, device: str = "cpu", *, resumed: bool = False) -> str:
     """Compare an estimate with the memory that is free on ``device``."""
     available, total = hardware.memory_gib(device)
     whose = " of GPU memory" if device == "cuda" else ""
     if need.total > available:
         what = f"about {need}{whose} needed, {available:.1f} of {total:.1f} GiB free"
         remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"
+        if resumed and need.total >= total:
+            remedy = f"a new run with {remedy}"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
     return f"about {need}{whose} expected, {available:.1f} of {total:.1f} GiB free"
 
 
-def check_disk(needed_gib: float, output: str | None) -> str:
+def check_disk(needed_gib: float, output: str | None, *, resumed: bool = False) -> str:
     """Compare what the checkpoints will take with the free space where the run is written."""
     free = hardware.free_disk_gib(Path(output or runs_dir()))
     if free < needed_gib:
         what = f"{free:.1f} GiB free, {needed_gib:.1f} GiB needed for checkpoints"
-        raise UserError(
-            Problem(what, next_step="free some space, or OUTPUT=DIR on another disk"), ExitCode.CANNOT_CREATE
-        )
+        remedy = "free some space" + ("" if resumed else ", or OUTPUT=DIR on another disk")
+        raise UserError(Problem(what, next_step=remedy), ExitCode.CANNOT_CREATE)
     return f"{needed_gib:.2f} GiB needed of {free:.1f} GiB free"
 
 
@@ -175,7 +176,7 @@ def check_file_size(needed_gib: float) -> str:
     return f"{limit / hardware.GIB:.2f} GiB"
 
 
-def check_writable(output: str | None = None) -> str:
+def check_writable(output: str | None = None, *, resumed: bool = False) -> str:
     """Write, sync, rename and delete a file where the run is written."""
     folder = Path(output or runs_dir())
     while not folder.exists():
@@ -190,6 +191,7 @@ def check_writable(output: str | None = None) -> str:
         Path(name).replace(f"{name}-renamed")
         Path(f"{name}-renamed").unlink()
     except OSError as error:
-        problem = Problem(f"cannot write in {folder}: {error.strerror}", next_step="mend its rights, or OUTPUT=DIR")
+        remedy = "mend its rights" + ("" if resumed else ", or OUTPUT=DIR")
+        problem = Problem(f"cannot write in {folder}: {error.strerror}", next_step=remedy)
         raise UserError(problem, ExitCode.CANNOT_CREATE) from error
     return str(folder)

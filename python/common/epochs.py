@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import ranks
-from common.checkpoints import named_disk_errors
+from common.checkpoints import written_or_removed
 from common.methods import save_adapter
 from common.runs import utc_now, write_json
 from common.runs.folders import sync_files
@@ -55,10 +55,10 @@ class Epochs:
         for left in (draft, folder):  # of an attempt that was killed here
             shutil.rmtree(left, ignore_errors=True)
         draft.mkdir()
-        with named_disk_errors(self.folder):
+        with written_or_removed(draft):
             save_adapter(model, draft)
-        tokenizer.save_pretrained(draft)
-        sync_files(draft)
+            tokenizer.save_pretrained(draft)
+            sync_files(draft)
         draft.rename(folder)
 
     def write(self) -> None:

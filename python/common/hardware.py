@@ -41,10 +41,8 @@ def pick_device(wanted: str = "auto") -> Choice:
         return Choice(best, _DEVICE_REASONS[best])
     if not present[wanted]:
         here = ", ".join(device for device, is_there in present.items() if is_there)
-        raise UserError(
-            Problem(f"device {wanted} is not available", f"here: {here}", "choose one with --set training.device=…"),
-            ExitCode.UNAVAILABLE,
-        )
+        remedy = f"choose one with --set training.device=…; a run that has begun goes on where {wanted} is"
+        raise UserError(Problem(f"device {wanted} is not available", f"here: {here}", remedy), ExitCode.UNAVAILABLE)
     return Choice(wanted, "asked for")
 
 

@@ -11,7 +11,8 @@ from common import checks, engine, footprint, hardware, methods, model_files, mo
 from common.errors import ExitCode, Problem, UserError
 from common.jobs import Job, requested_job
 from common.planning.records import find_plan
-from common.runs import ROOT, check_available, runs_dir
+from common.recipes import portable_path
+from common.runs import ROOT, check_available, run_folder, runs_dir
 from common.settings import Recipe
 
 _CACHED_ROWS = 10_000  # from so many rows on, tokenising takes longer than reading the cache
@@ -58,7 +59,7 @@ def check_job(job: Job) -> list[checks.Check]:
             checks.run_check("disk", lambda: _check_disk(job)),
             checks.run_check("file size", lambda: checks.check_file_size(_checkpoint_gib(job))),
         ]
-    outcomes.append(checks.run_check("writable", lambda: checks.check_writable(recipe.output.folder)))
+    outcomes.append(checks.run_check("writable", lambda: checks.check_writable(_folder_of(job), resumed=job.resume)))
     return outcomes
 
 
@@ -120,21 +121,18 @@ def _choose_epochs(job: Job) -> str:
 
 
 def _find_model(job: Job) -> str:
+    settings = job.recipe.model
     try:
-        found = checks.check_model(job.recipe.model)
-        job.model_folder = model_files.find_model(job.recipe.model)
+        found = checks.check_model(settings)
+        job.model_folder = model_files.find_model(settings)
     except UserError:
         if job.stand_in is None:
             raise
-        job.assumed = shapes.write_stand_in(job.recipe.model, job.stand_in)
+        job.assumed = shapes.write_stand_in(settings, job.stand_in)
         job.model_folder, found = job.stand_in, "not here"
     job.tokenizer = models.load_tokenizer(job.model_folder)
-    job.model = {
-        "name": job.recipe.model.name,
-        "revision": job.recipe.model.revision,
-        "path": str(job.model_folder),
-        "precision": job.recipe.model.precision,
-    }
+    path = portable_path(job.model_folder)
+    job.model = {"name": settings.name, "revision": settings.revision, "path": path, "precision": settings.precision}
     return found
 
 
@@ -234,12 +232,18 @@ def _fit_memory(job: Job) -> str:
     planned, way = find_plan(job), pack_memory.describe(training)
     as_planned = planned.get("way") == way  # else it was made with more memory free, or less, or knew a layer's need
     need = footprint.Footprint.from_dict(planned["memory"]) if as_planned else job.memory
-    return checks.check_memory(need, training.device) + (" (as planned)" if as_planned else "") + f"; {way}"
+    note = " (as planned)" if as_planned else ""
+    return f"{checks.check_memory(need, training.device, resumed=job.resume)}{note}; {way}"
 
 
 def _check_disk(job: Job) -> str:
-    kept = job.recipe.training.keep_checkpoints + 2
-    return checks.check_disk(kept * _checkpoint_gib(job), job.recipe.output.folder)
+    kept = 2 if job.resume else job.recipe.training.keep_checkpoints + 2  # an older one makes room for a newer one
+    return checks.check_disk(kept * _checkpoint_gib(job), _folder_of(job), resumed=job.resume)
+
+
+def _folder_of(job: Job) -> str | None:
+    """Return where the run is written; None for a new one in runs/."""
+    return str(run_folder(job.run_name)) if job.resume else job.recipe.output.folder
 
 
 def _checkpoint_gib(job: Job) -> float:

@@ -44,6 +44,8 @@ class RunCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
+        if newest := checkpoints.newest_committed(self.run.folder):
+            self._checkpoint_bytes = checkpoints.size_bytes(newest)
         self.run.update_status("training", step=state.global_step, total_steps=state.max_steps)
         self.catch_up(state)
         self._bar.show(self._describe(state))
@@ -81,7 +83,7 @@ class RunCallback(TrainerCallback):
     def on_epoch_end(self, args, state, control, **_):
         if not self.stopped and state.global_step != self._saved_step:
             control.should_save = True
-        return control
+        return self._require_space(control)
 
     def on_prediction_step(self, args, state, control, **_):
         self.run.update_status("evaluating")
@@ -94,7 +96,8 @@ class RunCallback(TrainerCallback):
             raise diverged("the trained weights are not finite", state.global_step)
         ranks.barrier()  # every rank has written its part
         if ranks.is_leader():
-            checkpoints.commit_checkpoint(folder, self.fingerprint)
+            with checkpoints.written_or_removed(folder):
+                checkpoints.commit_checkpoint(folder, self.fingerprint)
             checkpoints.rotate_checkpoints(self.run.folder, self.settings.keep_checkpoints)
             self._checkpoint_bytes = checkpoints.size_bytes(folder)
         self._saved_step, self._saved_at = state.global_step, time.monotonic()
@@ -149,6 +152,9 @@ class RunCallback(TrainerCallback):
         if self.stopped:
             control.should_save = self.trainer.state.global_step != self._saved_step
             control.should_training_stop = True
+        return self._require_space(control)
+
+    def _require_space(self, control):
         if control.should_save and ranks.is_leader():
             checkpoints.require_space(self.run.folder, self._checkpoint_bytes)
         return control
@@ -230,5 +236,5 @@ class RunCallback(TrainerCallback):
 
 def diverged(what: str, step: int) -> UserError:
     """Return the error for a loss, a gradient or weights that are no longer finite at ``step``."""
-    remedy = "lower training.learning_rate, or make resume after mending the data: the last checkpoint is sound"
+    remedy = "start a new run with a lower training.learning_rate; or mend the data and make resume FORCE=1"
     return UserError(Problem(f"{what} at step {step}", "finite numbers", remedy), ExitCode.INTERNAL)

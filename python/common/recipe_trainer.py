@@ -189,7 +189,7 @@ class RecipeTraining:
         return metrics
 
     def _save_checkpoint(self, *args, **options) -> None:
-        with checkpoints.named_disk_errors(Path(self.args.output_dir)):
+        with checkpoints.written_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:

@@ -22,6 +22,7 @@ from common import checks, hardware
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
+SPARE_BYTES = 300_000  # less than a checkpoint takes, and enough for a line in a log
 
 
 def ends_as_undisturbed(kitchen, name="stopped") -> bool:
@@ -54,13 +55,14 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def fill(folder: Path) -> None:
+def fill(folder: Path, spare_bytes: int = 0) -> None:
     with (folder / "ballast").open("wb", buffering=0) as file:
         try:
             while True:
                 file.write(b"\1" * 4096)
         except OSError as error:
             assert error.errno == errno.ENOSPC
+        file.truncate(file.tell() - spare_bytes)
 
 
 def test_52_a_resume_with_data_that_changed_in_place(kitchen):
@@ -75,6 +77,38 @@ def test_52_a_resume_with_data_that_changed_in_place(kitchen):
     assert kitchen.read("stopped", "run.json") == manifest
     assert not (kitchen.runs / "stopped" / "DONE.json").exists()
     assert ends_as_undisturbed(kitchen)
+
+
+def test_52_data_that_a_resume_was_forced_to_take_did_not_change_afterwards(kitchen):
+    path = kitchen.data / "train.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"wild", b"tame"))
+    try:
+        code, said = kitchen.resume("stopped", "--force")
+    finally:
+        path.write_bytes(before)
+    assert code == 0 and "changed after it was read" not in said, said
+    assert kitchen.read("stopped", "DONE.json")["data_changed"] == []
+
+
+def test_52_data_that_cannot_be_read_any_more_at_the_end_fails_nothing(kitchen):
+    from common import artifacts
+    from common.data import loading
+    from common.hashing import sha256_of
+
+    path, ended = kitchen.data / "train.jsonl", []
+
+    def read(file):
+        if ended and Path(file) == path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(file))
+        return sha256_of(file)
+
+    at_the_end = kitchen.at_step(STEPS, ended.append, "on_train_end")
+    with patched(loading, "sha256_of", read), patched(artifacts, "sha256_of", read), at_the_end:
+        code, said = kitchen.resume("stopped")
+    assert code == 0 and f"warning: {path} can no longer be read (Stale file handle)" in said, said
+    assert kitchen.read("stopped", "DONE.json")["data_changed"] == ["train"]
+    assert kitchen.adapter("stopped") == kitchen.adapter("finished")
 
 
 def test_59_padding_that_is_the_end_token_leaves_the_end_trained(tmp_path):
@@ -129,7 +163,7 @@ def test_65_a_save_that_cannot_be_written(kitchen, size_limit, larger):
     assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
     assert kitchen.read("full", "status.json")["state"] == "failed"
     assert (kitchen.runs / "full" / "checkpoint-2" / "COMMIT.json").is_file()
-    assert not (kitchen.runs / "full" / "checkpoint-3" / "COMMIT.json").exists()
+    assert not (kitchen.runs / "full" / "checkpoint-3").exists()
     assert ends_as_undisturbed(kitchen, "full")
 
 
@@ -139,6 +173,27 @@ def test_65_a_disk_that_runs_full(kitchen, small_disk):
     assert code == 74 and "make resume" in said, said
     assert (small_disk / "run" / "checkpoint-2" / "COMMIT.json").is_file()
     (small_disk / "ballast").unlink()
+    assert ends_as_undisturbed(kitchen, "full")
+
+
+@pytest.mark.parametrize(
+    ("at", "words"), [((0, "on_train_begin"), "cannot write"), ((3, "on_step_end"), "GiB needed for a checkpoint")]
+)
+def test_65_a_disk_without_room_for_a_checkpoint(kitchen, small_disk, at, words):
+    """The first is begun in vain; where one was saved, its size tells before the next, and in a resumed run too."""
+    words_of_start = ("--output", str(small_disk / "run"), "--set", "training.save_every_minutes=60")
+    saved = 2 if at[0] else 0
+    for place, start in (
+        (at, lambda: kitchen.train("full", *words_of_start)),
+        ((saved, "on_train_begin"), lambda: kitchen.resume("full")),
+    ):
+        with kitchen.at_step(place[0], lambda run: fill(small_disk, SPARE_BYTES), place[1]):
+            code, said = start()
+        assert code == 74 and words in said and "make resume" in said, said
+        status = kitchen.read("full", "status.json")
+        assert (status["state"], status["exit_code"]) == ("failed", 74)
+        assert [path.name for path in small_disk.glob("run/*checkpoint-*")] == [f"checkpoint-{saved}"] * bool(saved)
+        (small_disk / "ballast").unlink()
     assert ends_as_undisturbed(kitchen, "full")
 
 
@@ -152,6 +207,21 @@ def test_65_a_disk_without_room_for_another_file(kitchen, small_disk):
     assert code == 74 and "No space left on device" in said and "make resume" in said, said
     assert (small_disk / "run" / "checkpoint-2" / "COMMIT.json").is_file()
     remount(small_disk, "nr_inodes=0")
+    assert ends_as_undisturbed(kitchen, "full")
+
+
+@pytest.mark.parametrize("words", [(), ("--set", "training.keep_epochs=true")])
+def test_65_a_tokenizer_that_cannot_be_written(kitchen, words):
+    """The tokenizers' library has no error of its own for it."""
+    from transformers import PreTrainedTokenizerBase
+
+    def fail(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    with patched(PreTrainedTokenizerBase, "save_pretrained", fail):
+        code, said = kitchen.train("full", *words)
+    assert code == 74 and "error: cannot write" in said and "make resume RUN=full" in said, said
+    assert not [path.name for path in (kitchen.runs / "full").iterdir() if path.name in (".final", ".epoch")]
     assert ends_as_undisturbed(kitchen, "full")
 
 
@@ -200,7 +270,9 @@ def test_75_a_gpu_that_is_not_here(kitchen):
 def test_76_too_little_memory_is_said_before_the_model_is_loaded(kitchen):
     with patched(hardware, "memory_gib", lambda device: (0.4, 0.5)):
         code, said = kitchen.train("small")
-    assert code == 69 and "0.4 of 0.5 GiB free" in said
+        again, said_again = kitchen.resume("stopped")
+    assert code == again == 69 and "0.4 of 0.5 GiB free" in said
+    assert "a new run" not in said and "0.4 of 0.5 GiB free — a new run with" in said_again, said_again
     assert not (kitchen.runs / "small").exists()
 
 
@@ -327,7 +399,7 @@ def test_89_a_loss_that_is_not_finite(kitchen):
 
     with patched(RecipeTrainer, "sum_loss", diverge):
         code, said = kitchen.train("nan")
-    assert code == 70 and "the loss is nan at step 4" in said
+    assert code == 70 and "the loss is nan at step 4" in said and "mend the data and make resume FORCE=1" in said
     names = {path.name for path in (kitchen.runs / "nan").glob("checkpoint-*")}
     assert names == {"checkpoint-2", "checkpoint-3"} and STEPS > 4
     assert ends_as_undisturbed(kitchen, "nan")

@@ -231,6 +231,19 @@ def test_a_suspended_run_can_be_stopped(clone):
     assert "is stopped at step" in clone.run("make", "stop", RUN="frozen").stdout
 
 
+def test_a_process_that_cannot_be_reached_is_not_said_to_have_stopped(clone):
+    clone.train("far", steps=10_000)
+    pid, path = leader(clone, "far"), clone.runs / "far" / "status.json"
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: "suspended" in clone.status("far")["reason"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"folder_inode": 0}))  # as on some network disks
+    answer = clone.run("scripts/call.sh", "stop_run", "RUN=--run", "GRACE=--grace", RUN="far", GRACE=1)
+    assert answer.returncode == 75 and "held by a process that cannot be reached from here" in answer.stderr
+    assert (clone.runs / "far" / "stop-request").exists()
+    os.kill(pid, signal.SIGCONT)
+    clone.wait_for("far", "stopped")
+
+
 def test_a_stranger_with_the_pid_is_never_touched(clone):
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     clone.train("gone", steps=10_000)

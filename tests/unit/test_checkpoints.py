@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 
 import pytest
 
 from common import checkpoints
 from common.errors import ExitCode, UserError
+from common.hashing import sha256_of
 
 FILES = {"adapter_model.safetensors": b"weights", "optimizer.pt": b"moments", "trainer_state.json": b"{}"}
 
@@ -59,6 +61,21 @@ def test_a_changed_fingerprint_is_damage_too(tmp_path):
     commit = make_checkpoint(tmp_path, 1) / "COMMIT.json"
     commit.write_text(commit.read_text().replace("42", "43"))
     assert checkpoints.choose_checkpoint(tmp_path)[0] is None
+
+
+def test_a_file_that_the_disk_cannot_read_is_damage_too(tmp_path, monkeypatch):
+    make_checkpoint(tmp_path, 1)
+    victim = make_checkpoint(tmp_path, 2) / "optimizer.pt"
+
+    def read(path):
+        if path == victim:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr(checkpoints, "sha256_of", read)
+    chosen, (note,) = checkpoints.choose_checkpoint(tmp_path)
+    assert chosen.name == "checkpoint-1"
+    assert note == "checkpoint-2: optimizer.pt cannot be read: Input/output error; moved to broken-checkpoint-2"
 
 
 def test_what_was_never_completed_is_moved_away_and_kept(tmp_path):

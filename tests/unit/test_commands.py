@@ -1,10 +1,15 @@
 """Options that no command can follow: a line, an exit code, nothing written. Run: pytest tests/unit/test_commands.py"""
 
 import importlib
+import itertools
+import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+import remove_run
+from common import runs
 from common.errors import run_command
 
 
@@ -70,3 +75,27 @@ def test_the_doctor_tells_where_sample_data_comes_from(tmp_path, monkeypatch, ca
         run_command(importlib.import_module("doctor").main)
     assert end.value.code == 66
     assert "no such file — the head of the recipe mine says how sample data is made" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("removed", range(5))
+def test_a_removal_that_was_interrupted_leaves_nothing_that_no_command_can_name(tmp_path, monkeypatch, removed):
+    folder, unlink, calls = tmp_path / "mine", os.unlink, itertools.count()
+    (folder / "checkpoint-1").mkdir(parents=True)
+    for name in ("checkpoint-1/optimizer.pt", "train.log", "run.json", "status.json", "run.lock"):
+        (folder / name).write_text("{}")
+
+    def interrupted(*words, **options):
+        if next(calls) == removed:
+            raise KeyboardInterrupt
+        unlink(*words, **options)
+
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["remove_run.py", "--run", "mine"])
+    monkeypatch.setattr(remove_run.RunLock, "acquire", lambda *_: SimpleNamespace(release=lambda: None))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "unlink", interrupted)
+        remove_run.main()
+    if runs.list_runs():
+        remove_run.main()
+        assert not folder.exists()
+    assert runs.check_available("mine") == folder

@@ -189,6 +189,12 @@ def refused(tmp_path: Path, run: Path, code: int, words: str, **options) -> None
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_validation_data_of_the_project_are_found_from_anywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    manifest = {"settings": {"data": {}}, "data": {"validation": {"path": "recipes/demo/data/validation.jsonl"}}}
+    assert "validation examples of the run" in texts_to_try(load_tokenizer(DEMO_MODEL), manifest, 512).source
+
+
 def test_a_run_without_validation_data_is_compared_on_prompts():
     tokenizer = load_tokenizer(DEMO_MODEL)
     manifest = {"settings": {"data": {}}, "data": {"train": {"path": "gone.jsonl"}}}

@@ -3,15 +3,18 @@
 Run: pytest tests/unit/test_pipeline.py
 """
 
+import errno
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 import run_all
 from common.errors import ExitCode, UserError, refuse_tokens
 from common.pipeline.medical import plan_stages
-from common.pipeline.stages import Pipeline, Stage
+from common.pipeline.stages import Pipeline, Stage, set_aside
 from common.runs import read_json
 
 
@@ -111,6 +114,23 @@ def test_a_run_that_could_not_be_set_aside_is_not_resumed_later_as_if_it_were_th
     pipeline.state = read_json(folder / "pipeline" / "pipeline.json")["stages"]
     key = pipeline._key(run_stage(folder), run_stage(folder).command)
     assert not pipeline._can_resume(run_stage(folder), pipeline.state["mine"], key)
+
+
+def test_a_run_elsewhere_that_cannot_be_set_aside_keeps_its_link(folder, monkeypatch):
+    real, place = folder / "disk" / "mine", folder / "runs" / "mine"
+    real.mkdir(parents=True)
+    place.parent.mkdir()
+    place.symlink_to(real)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(Path, "rename", refuse)
+        set_aside("mine")
+    assert place.resolve() == real
+    set_aside("mine")
+    assert not place.is_symlink() and [kept.name[:5] for kept in real.parent.iterdir()] == ["mine-"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

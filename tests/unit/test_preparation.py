@@ -143,6 +143,27 @@ def test_a_resumed_run_needs_what_its_probe_measured(checked, tmp_path, monkeypa
         preparation._fit_memory(job)
 
 
+def test_a_resumed_run_needs_room_for_two_checkpoints_where_it_lies(checked, tmp_path, monkeypatch):
+    folder, size_gib = tmp_path.resolve() / "disk", preparation._checkpoint_gib(checked)
+    folder.mkdir()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(folder)
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(checked, "run_name", "mine")
+    monkeypatch.setattr(checked, "resume", True)
+    free = {folder: 2.1 * size_gib}
+    monkeypatch.setattr(hardware, "free_disk_gib", lambda folder: free.get(folder, 0.0))
+    assert "GiB needed of" in preparation._check_disk(checked)
+    free[folder] = 1.9 * size_gib
+    with pytest.raises(UserError, match="needed for checkpoints — free some space$"):
+        preparation._check_disk(checked)
+
+
+def test_what_is_recorded_of_the_projects_own_files_holds_where_it_is_moved(checked):
+    assert checked.data["train"]["path"] == "recipes/demo/data/train.jsonl"
+    assert checked.model["path"] == "recipes/demo/model"
+
+
 def test_what_all_packs_of_a_step_begin_with_is_computed_once(trainer, monkeypatch):
     monkeypatch.setattr(packing, "WORTH_A_PASS", 1)
     step = trainer.longest_examples(6)

@@ -3,6 +3,7 @@
 Run: pytest tests/unit/test_runs.py
 """
 
+import errno
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ import pytest
 
 from common import runs
 from common.errors import ExitCode, StoppedRun, UserError
-from common.runs import claim, processes
-from common.runs.choose import choose_finished
+from common.runs import claim, folders, processes
+from common.runs.choose import choose_finished, choose_run
 from common.runs.ending import find_leftovers
 from common.runs.lock import is_held
 
@@ -103,6 +104,32 @@ def test_a_link_whose_folder_was_removed_is_replaced(tmp_path, runs_folder):
     assert (runs_folder / "far").resolve() == tmp_path / "new"
 
 
+@pytest.mark.parametrize("output", [None, "gone"])
+def test_a_link_to_a_disk_that_is_not_there_is_no_free_name(tmp_path, runs_folder, output):
+    runs_folder.mkdir(parents=True)
+    (runs_folder / "far").symlink_to(tmp_path / "gone")
+    words = f"far leads to {tmp_path / 'gone'}, which is not there — mount the disk it is on, or forget the run: rm "
+    with pytest.raises(UserError, match=words) as caught:
+        runs.Run.create("far", output and tmp_path / output)
+    assert caught.value.exit_code == ExitCode.CANNOT_CREATE and not (tmp_path / "gone").exists()
+    with pytest.raises(UserError, match=words) as caught:
+        choose_run("far", "resume", bool)
+    assert caught.value.exit_code == ExitCode.NO_INPUT
+
+
+def test_a_run_that_lost_its_link_is_told_how_to_be_linked_again(tmp_path, runs_folder):
+    folder = tmp_path / "else where"
+    with pytest.raises(StoppedRun), runs.Run.create("far", folder) as run:
+        run.write_manifest({})
+        raise StoppedRun("x")
+    with pytest.raises(UserError, match="run 'far' exists and is stopped.*continue it: make resume RUN=far"):
+        runs.Run.create("other", folder)
+    (runs_folder / "far").unlink()
+    with pytest.raises(UserError) as caught:
+        runs.Run.create("far", folder)
+    assert f"continue it: ln -s '{folder}' '{runs_folder}/far', then make resume RUN=far" in str(caught.value)
+
+
 @pytest.mark.parametrize("place", ["", "python", "recipes/demo", ".git/x", "tests"])
 def test_output_inside_the_source_is_refused(place):
     with pytest.raises(UserError) as caught:
@@ -149,6 +176,14 @@ def test_write_json_is_atomic_and_leaves_no_temporary_file(tmp_path):
         runs.write_json(path, recursive)
     assert runs.read_json(path)["name"] == "año"
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_the_names_in_folders_below_are_synced_too(tmp_path, monkeypatch):
+    synced = []
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.setattr(folders, "sync_folder", synced.append)
+    folders.sync_files(tmp_path)
+    assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
 
 def test_read_json_says_what_is_wrong(tmp_path):
@@ -224,6 +259,21 @@ def test_a_full_disk_becomes_exit_code_74():
     assert runs.read_status(run.folder)["exit_code"] == 74
 
 
+@pytest.mark.parametrize(
+    ("number", "begun", "step"),
+    [
+        (errno.ENOSPC, True, "free some space, then continue: make resume RUN=mine"),
+        (errno.ENOSPC, False, "free some space, then try again"),
+        (errno.EIO, True, "see whether the disk is full or broken, then continue: make resume RUN=mine"),
+    ],
+)
+def test_what_helps_where_a_run_cannot_be_written(tmp_path, number, begun, step):
+    (tmp_path / "mine").mkdir()
+    if begun:
+        (tmp_path / "mine" / "run.json").write_text("{}")
+    assert claim.write_error(OSError(number, "no"), tmp_path / "mine").problems[0].next_step == step
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_metrics_that_cannot_be_written_stop_the_run_with_74():
     with pytest.raises(UserError) as caught, runs.Run.create("full") as run:
@@ -270,10 +320,13 @@ def test_runs_are_never_overwritten():
 def test_an_attempt_that_died_before_its_manifest_does_not_block_the_name():
     run = runs.Run.create("early")
     run._lock.release()
+    for draft in ("run", "status"):
+        (run.folder / f".{draft}.json.12345").write_text("half")
     assert state_of("early") == "crashed"
     with runs.Run.create("early") as run:
         run.write_manifest({})
     assert state_of("early") == "completed"
+    assert names_in(run.folder) == ["run.json", "run.lock", "status.json"]
 
 
 def test_what_takes_a_finished_run_says_that_a_run_is_not(runs_folder):
@@ -406,6 +459,21 @@ def test_a_reused_pid_is_not_the_run(crashed):
     assert not processes.Identity.from_json(status).is_alive()
 
 
+def test_a_reused_pid_says_nothing_of_a_run_that_is_held():
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        stranger.send_signal(signal.SIGSTOP)
+        wait_for(lambda: processes.read_process(stranger.pid).state == "T")
+        with runs.Run.create("held") as run:
+            run.write_manifest({})
+            status = runs.read_json(run.folder / "status.json")
+            runs.write_json(run.folder / "status.json", status | {"pid": stranger.pid, "rss_gib": 7.0})
+            status = runs.read_status(run.folder)
+        assert (status["running"], status["reason"], status["rss_gib"]) == (True, "", 7.0)
+    finally:
+        kill(stranger)
+
+
 def test_a_reboot_is_told_from_a_kill(crashed):
     assert "restarted" in crashed(boot_id="11111111-2222-3333-4444-555555555555")["reason"]
     assert "another machine" in crashed(boot_id="11111111-2222-3333-4444-555555555555", host="elsewhere")["reason"]
@@ -511,6 +579,7 @@ def test_a_copy_of_a_running_run_does_not_know_its_processes(runs_folder):
         assert find_leftovers(runs.read_status(runs_folder / "original"))
         copied = runs.read_status(runs_folder / "copy")
         assert copied["state"] == "crashed" and find_leftovers(copied) == []
+        assert "copied or moved to another disk" in copied["reason"]
     finally:
         kill(process)
     (runs_folder / "original").rename(runs_folder / "moved")  # is no copy

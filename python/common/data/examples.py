@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+
+from common.recipes import portable_path
 
 ROLES = ("system", "user", "assistant")
 
@@ -75,7 +78,7 @@ class Loaded:
     def summary(self) -> dict:
         """What a run's manifest keeps of this file."""
         return {
-            "path": self.path,
+            "path": portable_path(Path(self.path)),
             "rows": self.rows,
             "examples": len(self.examples),
             "shape": self.shape,

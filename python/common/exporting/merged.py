@@ -17,6 +17,7 @@ from common.hardware import GIB, Choice, free_disk_gib, memory_gib
 from common.methods.merging import logits_of, merge_adapter, relative_change, require_same
 from common.model_files import read_config
 from common.models import copy_tokenizer, load_model
+from common.runs import ROOT
 from common.weights import count_numbers
 
 TRIED_ON = 8  # validation examples, or these prompts where the data are gone
@@ -73,7 +74,7 @@ def texts_to_try(tokenizer, manifest: dict[str, Any], limit: int) -> Texts:
     path = manifest["data"].get("validation", {}).get("path")
     try:
         loaded = load_examples(
-            path or "",
+            ROOT / path if path else "",
             columns=parse_columns(settings["columns"]) if settings.get("columns") else None,
             on_bad_row="drop",
             allow_empty=True,

@@ -181,10 +181,9 @@ def set_aside(name: str) -> None:
         )
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     real = place.resolve()
+    if real.exists():
+        other = real.with_name(f"{real.name}-{stamp}")
+        real.rename(other)
+        print(f"run {name} is kept as {other}", flush=True)
     if place.is_symlink():
         place.unlink()
-        if not real.exists():
-            return
-    other = real.with_name(f"{real.name}-{stamp}")
-    real.rename(other)
-    print(f"run {name} is kept as {other}", flush=True)

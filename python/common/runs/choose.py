@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from common.errors import ExitCode, Problem, UserError, did_you_mean
-from common.runs.folders import check_run_name, list_runs, runs_dir
+from common.runs.folders import check_run_name, find_lost, list_runs, runs_dir
 from common.runs.status import read_status
 
 
@@ -15,6 +15,8 @@ def choose_run(name: str | None, purpose: str, fits: Callable[[dict], bool]) -> 
     known = [folder.name for folder in list_runs()]
     if name is not None:
         if check_run_name(name) not in known:
+            if lost := find_lost(name):
+                raise UserError(lost, ExitCode.NO_INPUT)
             raise UserError(
                 Problem(
                     f"there is no run '{name}' in {runs_dir()}",

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +50,15 @@ def check_run_name(name: str) -> str:
 def run_folder(name: str) -> Path:
     """Return the real folder of the run called ``name``, following the link that ``--output`` leaves."""
     return (runs_dir() / check_run_name(name)).resolve()
+
+
+def find_lost(name: str) -> Problem | None:
+    """Return what is wrong with a run whose link in runs/ leads to a folder that is not there; None where it is."""
+    link = runs_dir() / name
+    if not link.is_symlink() or link.exists():
+        return None
+    what, quoted = f"{link} leads to {link.readlink()}, which is not there", shlex.quote(str(link))
+    return Problem(what, next_step=f"mount the disk it is on, or forget the run: rm {quoted}")
 
 
 def list_runs() -> list[Path]:
@@ -104,12 +114,13 @@ def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make the files in ``folder``, and those in folders below it, survive a power cut; and their names in it."""
-    for path in folder.rglob("*"):
-        if path.is_file():
+    """Make the files in ``folder`` and in folders below it survive a power cut, and their names."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

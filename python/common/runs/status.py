@@ -27,9 +27,7 @@ def read_status(folder: Path | str, log_lines: int = 3) -> dict:
     """
     folder = Path(folder)
     status = _load(folder / STATUS_FILE)
-    if (
-        status.get("folder_inode", inode := _inode(folder)) != inode
-    ):  # of a copied run: the processes are the original's
+    if status.get("folder_inode", inode := _inode(folder)) != inode:  # of a copied run: they are the original's
         status = {key: value for key, value in status.items() if key not in _OF_PROCESSES}
     recorded = status.get("state")
     running = is_held(folder)
@@ -43,8 +41,8 @@ def read_status(folder: Path | str, log_lines: int = 3) -> dict:
     if running:
         written_s, status["elapsed_s"] = status.get("elapsed_s"), _live_elapsed_s(status)
         _grow_older(status, written_s)
-        if status.get("pid"):
-            status["rss_gib"] = processes.rss_gib(status["pid"]) or status.get("rss_gib")
+        if leader := _living_leader(status):
+            status["rss_gib"] = processes.rss_gib(leader.pid) or status.get("rss_gib")
     else:
         for estimate in _ESTIMATES:
             status.pop(estimate, None)
@@ -90,9 +88,16 @@ def _live_elapsed_s(status: dict) -> float | None:
     return round(max(0.0, processes.boot_clock_s() - began_s), 1)
 
 
+def _living_leader(status: dict) -> processes.Identity | None:
+    """Return the process that wrote ``status``, None when it is not one of this machine that lives."""
+    leader = processes.Identity.from_json(status)
+    return leader if leader and leader.is_alive() else None
+
+
 def _explain_running(status: dict) -> str:
-    process = processes.read_process(status["pid"]) if status.get("pid") else None
-    if process is not None and process.state in ("T", "t"):
+    leader = _living_leader(status)
+    process = leader and processes.read_process(leader.pid)
+    if process and process.state in ("T", "t"):
         return f"suspended: kill -CONT {process.pid} lets it go on"
     elapsed_s, live_s = status.get("elapsed_s"), _live_elapsed_s(status)
     if elapsed_s is not None and live_s is not None and live_s - elapsed_s > _SILENCE_S:
@@ -112,6 +117,8 @@ def _explain_end(status: dict) -> str:
 
 
 def _explain_crash(status: dict) -> str:
+    if "pid" not in status and "folder_inode" in status:
+        return "its folder was copied or moved to another disk since, so nothing is known of its process"
     if "pid" not in status:
         return "left no readable status"
     if status.get("boot_id") != processes.boot_id():
