@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import orphans
-from common.errors import ExitCode, Problem, StoppedRun, UserError, first_line
+from common.errors import ExitCode, Problem, StoppedRun, UserError, first_line, print_error
 from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE
 
 _LEADERS_LAST_WORDS_S = 5.0  # the launcher ends everyone at the first exit: a follower with an error waits
@@ -70,10 +70,14 @@ def together():
     except UserError as error:
         if is_leader():
             raise
+        asked = _stop.is_set()
         time.sleep(_LEADERS_LAST_WORDS_S)
+        if asked or not _stop.is_set():  # else the leader has failed as well, and said why
+            print(f"rank {rank()}:", file=sys.stderr)
+            print_error(error)
         raise SystemExit(int(error.exit_code)) from error
     except RuntimeError as error:
-        if is_leader() or not _tells_of_death(error):
+        if not _tells_of_death(error):
             raise
         print(f"rank {rank()}: the connection to the other ranks is lost", file=sys.stderr)
         raise SystemExit(int(ExitCode.INTERNAL)) from error
