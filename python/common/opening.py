@@ -20,9 +20,8 @@ def open_run(job: Job):
     from common.training import seed_everything
 
     job.model |= {"files": ranks.from_leader(lambda: model_files.hash_model_files(job.model_folder))}
-    if job.engine:  # free memory may differ from rank to rank, what goes through the model may not
-        way = ranks.from_leader(lambda: (job.recipe.training.pack_tokens, pack_memory.recomputed_every(job)))
-        pack_memory.settle(job, *way)
+    if job.engine:
+        pack_memory.settle_for_all(job)
     with _lead_run(job) if ranks.is_leader() else ranks.follow(job.run_name) as run:
         torch.set_num_threads(job.recipe.training.threads)
         seed_everything(job.recipe.training.seed)

@@ -158,6 +158,17 @@ def leader_first():
         barrier()
     yield
     if is_leader():
+def gather(value: Any) -> list:
+    """Return on every rank what each of them gives, in their order."""
+    if _group is None:
+        return [value]
+    import torch
+
+    values = [None] * world_size()
+    torch.distributed.all_gather_object(values, value, group=_group)
+    return values
+
+
         barrier()
 
 

@@ -25,6 +25,7 @@ def test_a_process_number_of_another_machine_is_nobody_here(monkeypatch):
     assert os.getpid() in [process.pid for process in orphans.find_launchers()]
     monkeypatch.setenv(orphans.WATCHED_VARIABLE, f"elsewhere:{os.getpid()}")
     assert os.getpid() not in [process.pid for process in orphans.find_launchers()]
+        assert ranks.gather(3) == [3]
 
 
 def test_ranks_that_do_not_come_are_named_with_the_place(monkeypatch):
