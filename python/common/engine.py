@@ -92,8 +92,11 @@ def has_devices(training: TrainingSettings) -> bool:
     return torch.cuda.device_count() >= training.ranks
 
 
-def check_devices(training: TrainingSettings) -> None:
-    """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for."""
+def check_devices(training: TrainingSettings, *, resume: bool = False) -> None:
+    """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for.
+
+    A ``resume`` is not advised to do with fewer.
+    """
     if not training.deepspeed or training.device == "cpu":
         return
     import torch
@@ -119,6 +122,9 @@ def choose_epochs(examples: int) -> tuple[int, str]:
 def read_config(path: str) -> dict[str, Any]:
     """Return DeepSpeed's JSON. Raises UserError: 66 when it is missing, 78 when it is no JSON object."""
     try:
+        if resume:
+            allowed = f"a resume needs as many ranks as before: {training.ranks} on a node"
+            raise UserError(Problem(what, allowed, "a machine that has them"), ExitCode.UNAVAILABLE)
         config = json.loads((ROOT / path).read_text(encoding="utf-8"))
     except OSError as error:
         problem = Problem(f"cannot read {path}: {error.strerror}", _FORM, "training.deepspeed names another")
