@@ -18,11 +18,28 @@ _FORM = "a JSON object, as in ds_config.json"
 EPOCHS_BELOW = ((1_000, 5), (10_000, 4), (50_000, 3), (100_001, 2))  # examples → epochs; above all of them, 1
 
 
+def require_deepspeed() -> str:
+    """Return the installed version of DeepSpeed. Raises UserError (69) where there is none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("deepspeed")
+    except metadata.PackageNotFoundError:
+        problem = Problem("DeepSpeed is not installed", "this recipe needs it, and it needs Linux", "make setup")
+        raise UserError(problem, ExitCode.UNAVAILABLE) from None
+
+
 def settle_ranks(training: TrainingSettings, *, planned: bool) -> None:
     """Write into ``training`` how many processes really train: those of the launcher, or this one alone.
 
-    With ``planned`` (a check before the launch) the recipe's own numbers stay.
+    With ``planned`` (a check before the launch) the recipe's own numbers stay. Raises UserError (78) for one of several
+    processes that would each train alone, or in another launcher's way.
     """
+    world = ranks.world_size()
+    if world > 1 and not (training.deepspeed and (planned or ranks.launched())):
+        what = f"WORLD_SIZE={world} " + ("without training.deepspeed" if ranks.launched() else "of another launcher")
+        remedy = "make train-h100, or unset RANK WORLD_SIZE LOCAL_RANK"
+        raise UserError(Problem(what, "DeepSpeed's launcher, or one process", remedy), ExitCode.CONFIG)
     if not training.deepspeed or planned:
         return
     if ranks.launched():
@@ -60,7 +77,7 @@ def describe_plan(recipe: Recipe) -> str:
     """Return how a global batch comes about, as in "micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step"."""
     training, world = recipe.training, count_ranks(recipe.training)
     nodes = f" on {training.nodes} nodes" if training.nodes > 1 else ""
-    how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
+    how = f"DeepSpeed {require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
     return (
         f"micro-batch {training.micro_batch} × accumulation {training.gradient_accumulation} × "
         f"{world} rank{'s' if world > 1 else ''}{nodes} = {global_batch(training)} examples a step ({how})"

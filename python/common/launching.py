@@ -18,8 +18,8 @@ from typing import Any
 from common import runs
 from common.errors import CommandParser, ExitCode, Problem, UserError
 from common.nodes import read_hostfile, require_ssh
+from common.engine import require_deepspeed
 from common.orphans import WATCHED_VARIABLE
-from common.ranks import require_deepspeed
 from common.recipes import restore_recipe
 from common.runs import launch
 from common.runs.folders import utc_now

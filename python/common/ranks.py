@@ -239,14 +239,3 @@ def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def require_deepspeed() -> str:
-    """Return the installed version of DeepSpeed. Raises UserError (69) where there is none."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("deepspeed")
-    except metadata.PackageNotFoundError:
-        problem = Problem("DeepSpeed is not installed", "this recipe needs it, and it needs Linux", "make setup")
-        raise UserError(problem, ExitCode.UNAVAILABLE) from None

@@ -111,6 +111,27 @@ def test_a_team_uses_the_gpus_that_are_visible(recipe, monkeypatch):
     words = launching.choose_team(recipe.training, options(num_gpus=2)).command_line("python/main.py", "--run", "x")
     assert words[words.index("--include") + 1] == "localhost:4,5"
     assert words[-3].endswith("python/main.py") and words[-2:] == ["--run", "x"]
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize(
+    "deepspeed, launcher, expected",
+    [
+        (True, {}, "WORLD_SIZE=8 of another launcher"),
+        (False, {}, "WORLD_SIZE=8 of another launcher"),
+        (False, {"LOCAL_SIZE": "8"}, "WORLD_SIZE=8 without training.deepspeed"),
+    ],
+)
+def test_processes_that_would_each_train_alone_are_refused(recipe, monkeypatch, deepspeed, launcher, expected, planned):
+    for name, value in ({"WORLD_SIZE": "8"} | launcher).items():
+        monkeypatch.setenv(name, value)
+    if deepspeed and planned:  # DeepSpeed's launcher will set what its ranks need
+        engine.settle_ranks(recipe.training, planned=True)
+        return
+    recipe.training.deepspeed = recipe.training.deepspeed if deepspeed else None
+    with pytest.raises(UserError, match=f"{expected}.*unset RANK") as caught:
+        engine.settle_ranks(recipe.training, planned=planned)
+    assert caught.value.exit_code == 78
+
+
 
 
 @pytest.mark.parametrize(
