@@ -122,6 +122,9 @@ def check_devices(training: TrainingSettings, *, resume: bool = False) -> None:
         found = torch.cuda.device_count()
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(found)) or "none"
         what = f"{training.ranks} CUDA GPUs are asked for on this node, {found} found ({names})"
+        if resume:
+            allowed = f"a resume needs as many ranks as before: {training.ranks} on a node"
+            raise UserError(Problem(what, allowed, "a machine that has them"), ExitCode.UNAVAILABLE)
         fewer = f"NUM_GPUS={found} for those, or " if found else ""
         remedy = f"{fewer}SMOKE=1 to try everything with two ranks on the CPU"
         raise UserError(Problem(what, "a rank has a GPU of its own", remedy), ExitCode.UNAVAILABLE)
@@ -139,9 +142,6 @@ def choose_epochs(examples: int) -> tuple[int, str]:
 def read_config(path: str) -> dict[str, Any]:
     """Return DeepSpeed's JSON. Raises UserError: 66 when it is missing, 78 when it is no JSON object."""
     try:
-        if resume:
-            allowed = f"a resume needs as many ranks as before: {training.ranks} on a node"
-            raise UserError(Problem(what, allowed, "a machine that has them"), ExitCode.UNAVAILABLE)
         config = json.loads((ROOT / path).read_text(encoding="utf-8"))
     except OSError as error:
         problem = Problem(f"cannot read {path}: {error.strerror}", _FORM, "training.deepspeed names another")
@@ -184,6 +184,13 @@ def find_contradictions(config: dict[str, Any], recipe: Recipe) -> list[Problem]
         if found not in (None, "auto", value):
             allowed = f"{origin} {json.dumps(value)}"
             problems.append(Problem(f"{name}: {key} is {json.dumps(found)}", allowed, f'write "auto" in {name}'))
+    problems += [
+        Problem(f"{name}: {block} is {json.dumps(config[block])}", _FORM)
+        for block in ("bf16", "fp16", "zero_optimization")
+        if not isinstance(config.get(block, {}), dict)
+    ]
+    if "zero_optimization" not in config:
+        problems.append(Problem(f"{name} has no 'zero_optimization'", _FORM))
     stage = _look_up(config, "zero_optimization.stage")
     if stage not in (None, 0, 1, 2):
         what = f"{name}: zero_optimization.stage is {json.dumps(stage)}"
