@@ -79,7 +79,7 @@ class Team:
         if not self.over_ssh:
             return command
         place = command.index("env") + 1
-        names = sorted(name for name in environment if name.startswith("RECETARIO_") or name in _CARRIED)
+        names = sorted(name for name in environment if name.startswith(("RECETARIO_", "GLOO_")) or name in _CARRIED)
         return [*command[:place], *(f"{name}={environment[name]}" for name in names), *command[place:]]
 
     def _devices(self) -> list[str]:

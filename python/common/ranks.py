@@ -105,12 +105,19 @@ def _join() -> None:
         print(f"waiting for {world_size()} ranks at {place}", flush=True)
     try:
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_JOIN_TIMEOUT)
+        _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
         what = f"{world_size()} ranks did not come together at {place}: {first_line(error)}"
         allowed = "a launcher on each node, and an address and port that every node reaches"
         remedy = "start one on every node, with the same MASTER_ADDR= and MASTER_PORT="
         raise UserError(Problem(what, allowed, remedy), ExitCode.UNAVAILABLE) from error
-    _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower():
+            raise
+        what = f"rank {rank()} finds no way to the others: {first_line(error)}"
+        allowed = "a network interface by which all nodes reach each other"
+        remedy = "GLOO_SOCKET_IFNAME= names it, as `ip address` does"
+        raise UserError(Problem(what, allowed, remedy), ExitCode.UNAVAILABLE) from error
 
 
 # ------------------------------------------------------------------------------------------------------- agreeing
@@ -151,13 +158,6 @@ def from_leader(compute: Callable[[], Any]) -> Any:
     return box[0]
 
 
-@contextmanager
-def leader_first():
-    """Let the leader do the block before the others do; what it caches or creates, they find."""
-    if not is_leader():
-        barrier()
-    yield
-    if is_leader():
 def gather(value: Any) -> list:
     """Return on every rank what each of them gives, in their order."""
     if _group is None:
@@ -169,6 +169,13 @@ def gather(value: Any) -> list:
     return values
 
 
+@contextmanager
+def leader_first():
+    """Let the leader do the block before the others do; what it caches or creates, they find."""
+    if not is_leader():
+        barrier()
+    yield
+    if is_leader():
         barrier()
 
 

@@ -186,7 +186,8 @@ def test_a_node_that_cannot_train_is_named_before_anything_starts(recipe, tmp_pa
 def test_what_ranks_need_goes_over_ssh_and_tokens_do_not(tmp_path):
     team = launching.Team(True, hostfile=tmp_path / "hosts", nodes=2)
     environment = {"RECETARIO_RUNS": "/shared/my runs", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "a secret", "HOME": "/root"}
-    words = team.carry(team.command_line("python/main.py", "--run", "mine"), environment)
+    gloo = {"GLOO_SOCKET_IFNAME": "eth1"}
+    words = team.carry(team.command_line("python/main.py", "--run", "mine"), environment | gloo)
     place = words.index("env")
     assert words[place + 1 : place + 3] == ["HF_HUB_OFFLINE=1", "RECETARIO_RUNS=/shared/my runs"]
     assert words[place + 4] == "-u" and words[-2:] == ["--run", "mine"]

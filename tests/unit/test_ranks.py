@@ -28,13 +28,21 @@ def test_a_process_number_of_another_machine_is_nobody_here(monkeypatch):
         assert ranks.gather(3) == [3]
 
 
-def test_ranks_that_do_not_come_are_named_with_the_place(monkeypatch):
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"WORLD_SIZE": "2"}, "2 ranks did not come together at 127.0.0.1:{port}"),
+        ({"WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "absent0"}, "rank 0 finds no way .*absent0.* GLOO_SOCKET_IFNAME="),
+    ],
+    ids=["not there", "not reached"],
+)
+def test_ranks_that_do_not_come_are_named_with_the_place(monkeypatch, given, expected):
     pytest.importorskip("deepspeed")
     port = launching.free_port()
-    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
+    place = {"RANK": "0", "LOCAL_SIZE": "1", "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"} | given
     for name, value in (place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "_JOIN_TIMEOUT", timedelta(seconds=1))
-    with pytest.raises(UserError, match=f"2 ranks did not come together at 127.0.0.1:{port}") as caught:
+    with pytest.raises(UserError, match=expected.format(port=port)) as caught:
         ranks._join()
     assert caught.value.exit_code == 69
