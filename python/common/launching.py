@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from common import runs
-from common.errors import CommandParser, ExitCode, Problem, UserError
-from common.nodes import read_hostfile, require_ssh
 from common.engine import require_deepspeed
 from common.orphans import WATCHED_VARIABLE
 from common.recipes import restore_recipe
+from common.errors import CommandParser, ExitCode, Problem, UserError
+from common.nodes import check_visible_gpus, read_hostfile, require_ssh, visible_gpus
 from common.runs import launch
 from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
@@ -84,7 +84,7 @@ class Team:
 
     def _devices(self) -> list[str]:
         """Say which GPUs; the launcher by itself would take the first ones, whatever CUDA_VISIBLE_DEVICES says."""
-        visible = [word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
+        visible = visible_gpus()
         if self.device != "cpu" and not self.hostfile and len(visible) >= self.ranks:
             return ["--include", f"localhost:{','.join(visible[: self.ranks])}"]
         return ["--num_gpus", str(self.ranks)]
@@ -107,7 +107,10 @@ def add_team_options(parser: CommandParser) -> None:
 
 
 def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team:
-    """Return the team for a recipe. Raises UserError: 64 for options that contradict, 66 or 69 for what is missing."""
+    """Return the team for a recipe.
+
+    Raises UserError: 64 for options that contradict, 66 or 69 for what is missing, 78 for GPUs that cannot be named.
+    """
     given = [option for option in ("num_gpus", "hostfile", "node_rank") if getattr(options, option) is not None]
     if not training.deepspeed:
         if given:
@@ -122,14 +125,33 @@ def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team
     if options.hostfile is None:
         if options.node_rank is not None or training.nodes > 1:
             raise UserError(Problem("several nodes without a hostfile", "HOSTFILE=FILE names them"), ExitCode.USAGE)
-        return replace(team, master_port=options.master_port)
-    return _spread(team, options)
+        team = replace(team, master_port=options.master_port)
+    else:
+        team = _spread(team, options)
+    if team.device != "cpu":
+        check_visible_gpus(team.ranks, on_nodes=team.hostfile is not None)
+    return team
 
 
 def recorded_team(manifest: Mapping[str, Any], options: argparse.Namespace) -> Team:
-    """Return the team for a run that exists, as its manifest tells; one without settings is of a single process."""
+    """Return the team for a run that exists, as its manifest tells; one without settings is of a single process.
+
+    Raises UserError (64) for other ranks or nodes than it had: each has kept its share of the optimizer.
+    """
     settings = manifest.get("settings")
-    return choose_team(restore_recipe(settings).training if settings else TrainingSettings(), options)
+    training = restore_recipe(settings).training if settings else TrainingSettings()
+    if not training.deepspeed:
+        return choose_team(training, options)
+    ranks = training.ranks if options.num_gpus is None else options.num_gpus
+    team = choose_team(training, argparse.Namespace(**vars(options) | {"num_gpus": ranks}))
+    if (team.ranks, team.nodes) != (training.ranks, training.nodes):
+        allowed = f"it goes on, or is repeated, with as many as before: {_count(training)}"
+        raise UserError(Problem(f"{_count(team)} for a run that exists", allowed), ExitCode.USAGE)
+    return team
+
+
+def _count(of: Team | TrainingSettings) -> str:
+    return f"{of.ranks} rank{'s' if of.ranks > 1 else ''} on {of.nodes} node{'s' if of.nodes > 1 else ''}"
 
 
 def _spread(team: Team, options: argparse.Namespace) -> Team:

@@ -59,7 +59,11 @@ def _check_unchanged(job: Job) -> None:
     job.breaks += [line for line in _read_otherwise(manifest, job) if line not in manifest.get("breaks", [])]
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
-        raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
+        problems = [
+            Problem(line, allowed, "start as many ranks as before" if line.startswith("world_size:") else remedy)
+            for line in job.breaks
+        ]
+        raise UserError(problems, ExitCode.CONFIG)
     before, now = manifest["hardware"], hardware.describe()
     for key in ("cpu", "bf16"):
         if before.get(key) != now[key]:
