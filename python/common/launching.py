@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +19,16 @@ from typing import Any
 
 from common import runs
 from common.engine import require_deepspeed
-from common.orphans import WATCHED_VARIABLE
-from common.recipes import restore_recipe
 from common.errors import CommandParser, ExitCode, Problem, UserError
 from common.nodes import check_visible_gpus, read_hostfile, require_ssh, visible_gpus
+from common.orphans import WATCHED_VARIABLE
+from common.recipes import restore_recipe
 from common.runs import launch
-from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
 from common.settings import TrainingSettings
 
 _CARRIED = {*launch.TRAINING_ENVIRONMENT, "DS_ACCELERATOR", "OMP_NUM_THREADS"}
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -200,15 +202,25 @@ def _run_ranks_here(team: Team, name: str, *words: str) -> int:
     It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a
     closing terminal leave a stop request in the run folder instead; once more, and the ranks are told to end at once.
     """
-    folder, began = runs.run_folder(name), utc_now()
+    folder = runs.run_folder(name)
+    request, last_start = folder / STOP_REQUEST_FILE, runs.read_status(folder).get("started_boot_clock_s")
     environment = launch.training_environment() | {WATCHED_VARIABLE: f"{socket.gethostname()}:{os.getpid()}"}
     command = team.carry(team.command_line(*words), environment)
     sys.stdout.flush()
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 
+    def has_begun() -> bool:
+        return runs.read_status(folder).get("started_boot_clock_s") not in (None, last_start)
+
+    def ask_again() -> None:
+        while child.poll() is None and not has_begun():
+            time.sleep(_POLL_S)
+        request.touch(mode=0o600)
+
     def ask(*_) -> None:
-        request = folder / STOP_REQUEST_FILE
         if (folder / "run.json").is_file() and not request.exists():
+            if not has_begun():  # a resume then takes the request for one of the attempt before
+                threading.Thread(target=ask_again, daemon=True).start()
             request.touch(mode=0o600)
             os.write(2, b"\nstopping at the next safe point (Ctrl-C again: end at once, without saving)\n")
         elif child.poll() is None:
@@ -222,7 +234,7 @@ def _run_ranks_here(team: Team, name: str, *words: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     status = runs.read_status(folder)
-    if status.get("started_at", "") >= began and status["state"] in FINAL_STATES:
+    if has_begun() and status["state"] in FINAL_STATES:
         return status["exit_code"]  # the launcher tells only which rank it saw first
     leads = not team.node_rank  # else the run's leader is on another node
     return int(ExitCode.INTERNAL) if leads and code == 0 else code if code >= 0 else 128 - code
