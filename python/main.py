@@ -53,8 +53,9 @@ def main() -> None:
 
         recipe = job.recipe
         with open_run(job) as run:
-            model = load_model(job.model_folder, recipe.model.precision, compute=recipe.model.compute)
-            model = add_method(model, recipe.method, base_name=recipe.model.name)
+            device = "cpu" if job.engine else recipe.training.device  # DeepSpeed takes each rank's model to its GPU
+            model = load_model(job.model_folder, recipe.model.precision, device, recipe.model.compute)
+            model = add_method(model, recipe.method, recipe.model.name, job.model_folder)
             trainer = train(run, job, model)
             if ranks.is_leader():
                 save_finished(run, recipe, trainer)

@@ -173,4 +173,5 @@ def _start_rank(code: str, rank: int, size: int, port: int) -> subprocess.Popen:
     place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = os.environ | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output = None if "NCCL_DEBUG" in os.environ else subprocess.DEVNULL  # that is where NCCL says what it does
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.PIPE, text=True)

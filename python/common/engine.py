@@ -18,11 +18,28 @@ _FORM = "a JSON object, as in ds_config.json"
 EPOCHS_BELOW = ((1_000, 5), (10_000, 4), (50_000, 3), (100_001, 2))  # examples → epochs; above all of them, 1
 
 
+def require_deepspeed() -> str:
+    """Return the installed version of DeepSpeed. Raises UserError (69) where there is none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("deepspeed")
+    except metadata.PackageNotFoundError:
+        problem = Problem("DeepSpeed is not installed", "this recipe needs it, and it needs Linux", "make setup")
+        raise UserError(problem, ExitCode.UNAVAILABLE) from None
+
+
 def settle_ranks(training: TrainingSettings, *, planned: bool) -> None:
     """Write into ``training`` how many processes really train: those of the launcher, or this one alone.
 
-    With ``planned`` (a check before the launch) the recipe's own numbers stay.
+    With ``planned`` (a check before the launch) the recipe's own numbers stay. Raises UserError (78) for one of several
+    processes that would each train alone, or in another launcher's way.
     """
+    world = ranks.world_size()
+    if world > 1 and not (training.deepspeed and (planned or ranks.launched())):
+        what = f"WORLD_SIZE={world} " + ("without training.deepspeed" if ranks.launched() else "of another launcher")
+        remedy = "make train-h100, or unset RANK WORLD_SIZE LOCAL_RANK"
+        raise UserError(Problem(what, "DeepSpeed's launcher, or one process", remedy), ExitCode.CONFIG)
     if not training.deepspeed or planned:
         return
     if ranks.launched():
@@ -60,7 +77,7 @@ def describe_plan(recipe: Recipe) -> str:
     """Return how a global batch comes about, as in "micro-batch 8 × accumulation 2 × 8 ranks = 128 examples a step"."""
     training, world = recipe.training, count_ranks(recipe.training)
     nodes = f" on {training.nodes} nodes" if training.nodes > 1 else ""
-    how = f"DeepSpeed {ranks.require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
+    how = f"DeepSpeed {require_deepspeed()}, {training.deepspeed}" if training.deepspeed else "one process"
     return (
         f"micro-batch {training.micro_batch} × accumulation {training.gradient_accumulation} × "
         f"{world} rank{'s' if world > 1 else ''}{nodes} = {global_batch(training)} examples a step ({how})"
@@ -92,8 +109,11 @@ def has_devices(training: TrainingSettings) -> bool:
     return torch.cuda.device_count() >= training.ranks
 
 
-def check_devices(training: TrainingSettings) -> None:
-    """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for."""
+def check_devices(training: TrainingSettings, *, resume: bool = False) -> None:
+    """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for.
+
+    A ``resume`` is not advised to do with fewer.
+    """
     if not training.deepspeed or training.device == "cpu":
         return
     import torch
@@ -102,6 +122,9 @@ def check_devices(training: TrainingSettings) -> None:
         found = torch.cuda.device_count()
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(found)) or "none"
         what = f"{training.ranks} CUDA GPUs are asked for on this node, {found} found ({names})"
+        if resume:
+            allowed = f"a resume needs as many ranks as before: {training.ranks} on a node"
+            raise UserError(Problem(what, allowed, "a machine that has them"), ExitCode.UNAVAILABLE)
         fewer = f"NUM_GPUS={found} for those, or " if found else ""
         remedy = f"{fewer}SMOKE=1 to try everything with two ranks on the CPU"
         raise UserError(Problem(what, "a rank has a GPU of its own", remedy), ExitCode.UNAVAILABLE)
@@ -161,6 +184,13 @@ def find_contradictions(config: dict[str, Any], recipe: Recipe) -> list[Problem]
         if found not in (None, "auto", value):
             allowed = f"{origin} {json.dumps(value)}"
             problems.append(Problem(f"{name}: {key} is {json.dumps(found)}", allowed, f'write "auto" in {name}'))
+    problems += [
+        Problem(f"{name}: {block} is {json.dumps(config[block])}", _FORM)
+        for block in ("bf16", "fp16", "zero_optimization")
+        if not isinstance(config.get(block, {}), dict)
+    ]
+    if "zero_optimization" not in config:
+        problems.append(Problem(f"{name} has no 'zero_optimization'", _FORM))
     stage = _look_up(config, "zero_optimization.stage")
     if stage not in (None, 0, 1, 2):
         what = f"{name}: zero_optimization.stage is {json.dumps(stage)}"

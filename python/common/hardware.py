@@ -46,16 +46,16 @@ def pick_device(wanted: str = "auto") -> Choice:
     return Choice(wanted, "asked for")
 
 
-def pick_precision(wanted: str, device: str | None = None) -> Choice:
+def pick_precision(wanted: str, device: str | None = None, *, fp16: bool = True) -> Choice:
     """Return "bf16", "fp16", "fp32" or "nf4" for the frozen weights on ``device``, else on the one picked here.
 
     On a CPU without bf16 instructions every bf16 product is converted first, which is slower than fp32: there "auto"
-    means fp32. On a GPU it means bf16 where that is in hardware, else fp16. An explicit wish is honoured and commented.
-    Raises UserError: 78 for nf4 on an Apple GPU, 69 for nf4 where there is no build of it, and for bf16 on a GPU
-    without it.
+    means fp32. On a GPU it means bf16 where that is in hardware, else fp16, or fp32 where ``fp16`` is not to be had, as
+    under DeepSpeed. An explicit wish is honoured and commented. Raises UserError: 78 for nf4 on an Apple GPU, 69 for
+    nf4 where there is no build of it, and for bf16 on a GPU without it.
     """
     device = device or pick_device().value
-    remedy = "--set model.precision=auto"
+    remedy = f"--set model.precision={'auto' if fp16 else 'fp32'}"
     if wanted == "nf4" and device == "mps":
         allowed = "bitsandbytes quantises for CUDA and CPUs: auto, bf16, fp16, fp32"
         raise UserError(Problem("precision nf4 on an Apple GPU", allowed, remedy), ExitCode.CONFIG)
@@ -66,10 +66,13 @@ def pick_precision(wanted: str, device: str | None = None) -> Choice:
     if wanted == "auto" and device == "cpu":
         return Choice("bf16", f"this CPU has {flag}") if flag else Choice("fp32", "this CPU has no bf16 instructions")
     half = pick_half(device) if device != "cpu" else None
+    if wanted == "auto" and half.value == "fp16" and not fp16:
+        return Choice("fp32", f"{half.reason}, and several processes do not train in fp16")
     if wanted == "auto":
         return half
     if wanted == "bf16" and half and half.value != "bf16":
-        problem = Problem(f"bf16 is not available: {half.reason}", "allowed: auto, fp16, fp32", remedy)
+        allowed = "allowed: auto, fp16, fp32" if fp16 else "allowed: auto, fp32"
+        problem = Problem(f"bf16 is not available: {half.reason}", allowed, remedy)
         raise UserError(problem, ExitCode.UNAVAILABLE)
     if wanted == "bf16" and device == "cpu" and not flag:
         return Choice("bf16", "asked for; this CPU has no bf16 instructions, fp32 would be faster")

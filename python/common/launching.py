@@ -10,23 +10,25 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common import runs
+from common.engine import require_deepspeed
 from common.errors import CommandParser, ExitCode, Problem, UserError
-from common.nodes import read_hostfile, require_ssh
+from common.nodes import check_visible_gpus, read_hostfile, require_ssh, visible_gpus
 from common.orphans import WATCHED_VARIABLE
-from common.ranks import require_deepspeed
 from common.recipes import restore_recipe
 from common.runs import launch
-from common.runs.folders import utc_now
 from common.runs.status import FINAL_STATES, STOP_REQUEST_FILE
 from common.settings import TrainingSettings
 
 _CARRIED = {*launch.TRAINING_ENVIRONMENT, "DS_ACCELERATOR", "OMP_NUM_THREADS"}
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ class Team:
         if not self.over_ssh:
             return command
         place = command.index("env") + 1
-        names = sorted(name for name in environment if name.startswith("RECETARIO_") or name in _CARRIED)
+        names = sorted(name for name in environment if name.startswith(("RECETARIO_", "GLOO_")) or name in _CARRIED)
         return [*command[:place], *(f"{name}={environment[name]}" for name in names), *command[place:]]
 
     def _devices(self) -> list[str]:
         """Say which GPUs; the launcher by itself would take the first ones, whatever CUDA_VISIBLE_DEVICES says."""
-        visible = [word for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word]
+        visible = visible_gpus()
         if self.device != "cpu" and not self.hostfile and len(visible) >= self.ranks:
             return ["--include", f"localhost:{','.join(visible[: self.ranks])}"]
         return ["--num_gpus", str(self.ranks)]
@@ -107,7 +109,10 @@ def add_team_options(parser: CommandParser) -> None:
 
 
 def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team:
-    """Return the team for a recipe. Raises UserError: 64 for options that contradict, 66 or 69 for what is missing."""
+    """Return the team for a recipe.
+
+    Raises UserError: 64 for options that contradict, 66 or 69 for what is missing, 78 for GPUs that cannot be named.
+    """
     given = [option for option in ("num_gpus", "hostfile", "node_rank") if getattr(options, option) is not None]
     if not training.deepspeed:
         if given:
@@ -122,14 +127,33 @@ def choose_team(training: TrainingSettings, options: argparse.Namespace) -> Team
     if options.hostfile is None:
         if options.node_rank is not None or training.nodes > 1:
             raise UserError(Problem("several nodes without a hostfile", "HOSTFILE=FILE names them"), ExitCode.USAGE)
-        return replace(team, master_port=options.master_port)
-    return _spread(team, options)
+        team = replace(team, master_port=options.master_port)
+    else:
+        team = _spread(team, options)
+    if team.device != "cpu":
+        check_visible_gpus(team.ranks, on_nodes=team.hostfile is not None)
+    return team
 
 
 def recorded_team(manifest: Mapping[str, Any], options: argparse.Namespace) -> Team:
-    """Return the team for a run that exists, as its manifest tells; one without settings is of a single process."""
+    """Return the team for a run that exists, as its manifest tells; one without settings is of a single process.
+
+    Raises UserError (64) for other ranks or nodes than it had: each has kept its share of the optimizer.
+    """
     settings = manifest.get("settings")
-    return choose_team(restore_recipe(settings).training if settings else TrainingSettings(), options)
+    training = restore_recipe(settings).training if settings else TrainingSettings()
+    if not training.deepspeed:
+        return choose_team(training, options)
+    ranks = training.ranks if options.num_gpus is None else options.num_gpus
+    team = choose_team(training, argparse.Namespace(**vars(options) | {"num_gpus": ranks}))
+    if (team.ranks, team.nodes) != (training.ranks, training.nodes):
+        allowed = f"it goes on, or is repeated, with as many as before: {_count(training)}"
+        raise UserError(Problem(f"{_count(team)} for a run that exists", allowed), ExitCode.USAGE)
+    return team
+
+
+def _count(of: Team | TrainingSettings) -> str:
+    return f"{of.ranks} rank{'s' if of.ranks > 1 else ''} on {of.nodes} node{'s' if of.nodes > 1 else ''}"
 
 
 def _spread(team: Team, options: argparse.Namespace) -> Team:
@@ -178,15 +202,25 @@ def _run_ranks_here(team: Team, name: str, *words: str) -> int:
     It gets a session of its own, for it kills its ranks 30 s after a Ctrl-C, saved or not. Ctrl-C, SIGTERM and a
     closing terminal leave a stop request in the run folder instead; once more, and the ranks are told to end at once.
     """
-    folder, began = runs.run_folder(name), utc_now()
+    folder = runs.run_folder(name)
+    request, last_start = folder / STOP_REQUEST_FILE, runs.read_status(folder).get("started_boot_clock_s")
     environment = launch.training_environment() | {WATCHED_VARIABLE: f"{socket.gethostname()}:{os.getpid()}"}
     command = team.carry(team.command_line(*words), environment)
     sys.stdout.flush()
     child = subprocess.Popen(command, env=environment, start_new_session=True)
 
+    def has_begun() -> bool:
+        return runs.read_status(folder).get("started_boot_clock_s") not in (None, last_start)
+
+    def ask_again() -> None:
+        while child.poll() is None and not has_begun():
+            time.sleep(_POLL_S)
+        request.touch(mode=0o600)
+
     def ask(*_) -> None:
-        request = folder / STOP_REQUEST_FILE
         if (folder / "run.json").is_file() and not request.exists():
+            if not has_begun():  # a resume then takes the request for one of the attempt before
+                threading.Thread(target=ask_again, daemon=True).start()
             request.touch(mode=0o600)
             os.write(2, b"\nstopping at the next safe point (Ctrl-C again: end at once, without saving)\n")
         elif child.poll() is None:
@@ -200,7 +234,7 @@ def _run_ranks_here(team: Team, name: str, *words: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     status = runs.read_status(folder)
-    if status.get("started_at", "") >= began and status["state"] in FINAL_STATES:
+    if has_begun() and status["state"] in FINAL_STATES:
         return status["exit_code"]  # the launcher tells only which rank it saw first
     leads = not team.node_rank  # else the run's leader is on another node
     return int(ExitCode.INTERNAL) if leads and code == 0 else code if code >= 0 else 128 - code

@@ -125,9 +125,10 @@ def settle(training: TrainingSettings, trainer) -> dict[str, Any]:
         options = dict(trainer.args.activation_checkpointing_kwargs or {})
         every = options.pop("every_n_layers", 1)
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, every_n_layers=every)
-    longest = trainer.longest_examples(training.micro_batch)
+    packs = training.packing == "on"  # those of a step are as long as all its examples make them
+    longest = trainer.longest_examples(trainer.examples_per_step() if packs else training.micro_batch)
     began = training.micro_batch, training.pack_tokens
-    while not fits(trainer, longest[: training.micro_batch]):
+    while not fits(trainer, longest if packs else longest[: training.micro_batch]):
         if not divide(training, len(longest[0])):
             what = f"the longest example, {len(longest[0])} tokens, does not fit in the memory of {training.device}"
             remedy = "a smaller data.max_length_tokens, or --set training.activation_checkpointing=on"

@@ -43,7 +43,7 @@ def check_fit(recipe: Recipe, spec: str | None = None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         return "not known without a GPU"
     device = hardware.pick_device(device).value
-    precision = hardware.pick_precision(recipe.model.precision, device).value
+    precision = hardware.pick_precision(recipe.model.precision, device, fp16=not recipe.training.deepspeed).value
     config = model_files.read_config(folder)
     compute = hardware.pick_compute(recipe.model.compute, precision, device).value
     need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1, compute=compute)

@@ -1,5 +1,6 @@
-"""The machines that train together: the hostfile that names them, and whether ssh reaches each of them."""
+"""The machines that train together: the hostfile that names them, whether ssh reaches each, which GPUs ranks get."""
 
+import os
 import re
 import shlex
 import shutil
@@ -35,6 +36,29 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not slots:
         raise UserError(Problem(f"{path} names no host", _FORM), ExitCode.CONFIG)
     return slots
+
+
+def visible_gpus() -> list[str]:
+    """Return what CUDA_VISIBLE_DEVICES names, [] where it is not set."""
+    return [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+
+
+def check_visible_gpus(ranks: int, *, on_nodes: bool) -> None:
+    """Raise UserError (78) where DeepSpeed's launcher would give ``ranks`` others than CUDA_VISIBLE_DEVICES names.
+
+    It knows GPUs by number only, and ``on_nodes`` of a hostfile it takes the first ones.
+    """
+    visible, first = visible_gpus(), [str(number) for number in range(ranks)]
+    what = f"CUDA_VISIBLE_DEVICES={','.join(visible)}"
+    if visible and on_nodes and visible[:ranks] != first:
+        allowed = f"with a hostfile the ranks take GPUs {','.join(first)} of each node"
+        remedy = "unset CUDA_VISIBLE_DEVICES if they may; without HOSTFILE= it chooses those of this node"
+        raise UserError(Problem(what, allowed, remedy), ExitCode.CONFIG)
+    if not all(word.isdecimal() for word in visible):
+        problem = Problem(
+            what, "DeepSpeed's launcher knows GPUs by number", "`nvidia-smi -L` shows it: CUDA_VISIBLE_DEVICES=0,1"
+        )
+        raise UserError(problem, ExitCode.CONFIG)
 
 
 def require_ssh(hosts: list[str]) -> None:

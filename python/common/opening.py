@@ -20,9 +20,8 @@ def open_run(job: Job):
     from common.training import seed_everything
 
     job.model |= {"files": ranks.from_leader(lambda: model_files.hash_model_files(job.model_folder))}
-    if job.engine:  # free memory may differ from rank to rank, what goes through the model may not
-        way = ranks.from_leader(lambda: (job.recipe.training.pack_tokens, pack_memory.recomputed_every(job)))
-        pack_memory.settle(job, *way)
+    if job.engine:
+        pack_memory.settle_for_all(job)
     with _lead_run(job) if ranks.is_leader() else ranks.follow(job.run_name) as run:
         torch.set_num_threads(job.recipe.training.threads)
         seed_everything(job.recipe.training.seed)
@@ -60,7 +59,11 @@ def _check_unchanged(job: Job) -> None:
     job.breaks += [line for line in _read_otherwise(manifest, job) if line not in manifest.get("breaks", [])]
     if job.breaks and not job.force:
         allowed, remedy = "a resumed run repeats what it began", "put it back, or go on with FORCE=1"
-        raise UserError([Problem(line, allowed, remedy) for line in job.breaks], ExitCode.CONFIG)
+        problems = [
+            Problem(line, allowed, "start as many ranks as before" if line.startswith("world_size:") else remedy)
+            for line in job.breaks
+        ]
+        raise UserError(problems, ExitCode.CONFIG)
     before, now = manifest["hardware"], hardware.describe()
     for key in ("cpu", "bf16"):
         if before.get(key) != now[key]:

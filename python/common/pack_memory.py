@@ -2,7 +2,7 @@
 
 import random
 
-from common import engine, footprint, model_files
+from common import engine, footprint, model_files, ranks
 from common.jobs import Job
 from common.packing import count_computed, plan_packs
 from common.settings import TrainingSettings
@@ -60,6 +60,18 @@ def settle(job: Job, pack_tokens: int, checkpoint_every: int | None) -> None:
     training.pack_tokens, training.checkpoint_every_n_layers = pack_tokens, checkpoint_every
     training.activation_checkpointing = "on" if checkpoint_every else "off"
     job.memory = estimate(job, pack_tokens, checkpoint_every)
+
+
+def settle_for_all(job: Job) -> None:
+    """Settle on every rank the way of the one with the least free memory: what goes through the model is the same."""
+    training = job.recipe.training
+    before = describe(training)
+    ways = ranks.gather((job.available_gib, training.pack_tokens, recomputed_every(job) or 0))
+    available_gib, pack_tokens, every = min(ways)
+    settle(job, pack_tokens, every or None)
+    after = describe(training)
+    if after != before:
+        print(f"memory: one of the ranks has only {available_gib:.1f} GiB free; {after}")
 
 
 def recomputed_every(job: Job) -> int | None:

@@ -39,7 +39,7 @@ def check_job(job: Job) -> list[checks.Check]:
         checks.run_check("run", lambda: _check_run(job)),
         checks.run_check("numbers", lambda: checks.check_numbers(recipe)),
         checks.run_check("versions", checks.check_versions),
-        checks.run_check("machine", lambda: _choose_machine(recipe)),
+        checks.run_check("machine", lambda: _choose_machine(recipe, resume=job.resume)),
         *_check_talk(recipe),
         checks.run_check("batch", lambda: _plan_batch(job)),
         checks.run_check("model", lambda: _find_model(job)),
@@ -71,13 +71,13 @@ def _check_run(job: Job) -> str:
     return str(check_available(job.run_name, job.recipe.output.folder))
 
 
-def _choose_machine(recipe: Recipe) -> str:
+def _choose_machine(recipe: Recipe, *, resume: bool) -> str:
     """Settle device, precision and threads, so that the manifest, and a resumed run with it, has no "auto" left."""
-    engine.check_devices(recipe.training)
+    engine.check_devices(recipe.training, resume=resume)
     device = hardware.pick_device(recipe.training.device)
     if device.value == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, once installed, looks for a GPU and warns
-    precision = hardware.pick_precision(recipe.model.precision, device.value)
+    precision = hardware.pick_precision(recipe.model.precision, device.value, fp16=not recipe.training.deepspeed)
     threads = hardware.pick_threads(recipe.training.threads)
     if recipe.training.deepspeed and recipe.training.threads is None:
         share = max(1, threads.value // recipe.training.ranks)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import orphans
-from common.errors import ExitCode, Problem, StoppedRun, UserError, first_line
+from common.errors import ExitCode, Problem, StoppedRun, UserError, first_line, print_error
 from common.runs.log import LAUNCH_LOG_VARIABLE, LOG_FILE
 
 _LEADERS_LAST_WORDS_S = 5.0  # the launcher ends everyone at the first exit: a follower with an error waits
@@ -70,10 +70,14 @@ def together():
     except UserError as error:
         if is_leader():
             raise
+        asked = _stop.is_set()
         time.sleep(_LEADERS_LAST_WORDS_S)
+        if asked or not _stop.is_set():  # else the leader has failed as well, and said why
+            print(f"rank {rank()}:", file=sys.stderr)
+            print_error(error)
         raise SystemExit(int(error.exit_code)) from error
     except RuntimeError as error:
-        if is_leader() or not _tells_of_death(error):
+        if not _tells_of_death(error):
             raise
         print(f"rank {rank()}: the connection to the other ranks is lost", file=sys.stderr)
         raise SystemExit(int(ExitCode.INTERNAL)) from error
@@ -101,12 +105,19 @@ def _join() -> None:
         print(f"waiting for {world_size()} ranks at {place}", flush=True)
     try:
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_JOIN_TIMEOUT)
+        _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
     except (torch.distributed.DistStoreError, torch.distributed.DistNetworkError) as error:
         what = f"{world_size()} ranks did not come together at {place}: {first_line(error)}"
         allowed = "a launcher on each node, and an address and port that every node reaches"
         remedy = "start one on every node, with the same MASTER_ADDR= and MASTER_PORT="
         raise UserError(Problem(what, allowed, remedy), ExitCode.UNAVAILABLE) from error
-    _group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower():
+            raise
+        what = f"rank {rank()} finds no way to the others: {first_line(error)}"
+        allowed = "a network interface by which all nodes reach each other"
+        remedy = "GLOO_SOCKET_IFNAME= names it, as `ip address` does"
+        raise UserError(Problem(what, allowed, remedy), ExitCode.UNAVAILABLE) from error
 
 
 # ------------------------------------------------------------------------------------------------------- agreeing
@@ -145,6 +156,17 @@ def from_leader(compute: Callable[[], Any]) -> Any:
     box = [compute() if is_leader() else None]
     torch.distributed.broadcast_object_list(box, src=0, group=_group)
     return box[0]
+
+
+def gather(value: Any) -> list:
+    """Return on every rank what each of them gives, in their order."""
+    if _group is None:
+        return [value]
+    import torch
+
+    values = [None] * world_size()
+    torch.distributed.all_gather_object(values, value, group=_group)
+    return values
 
 
 @contextmanager
@@ -224,14 +246,3 @@ def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def require_deepspeed() -> str:
-    """Return the installed version of DeepSpeed. Raises UserError (69) where there is none."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("deepspeed")
-    except metadata.PackageNotFoundError:
-        problem = Problem("DeepSpeed is not installed", "this recipe needs it, and it needs Linux", "make setup")
-        raise UserError(problem, ExitCode.UNAVAILABLE) from None

@@ -192,6 +192,10 @@ class RecipeTraining:
         with checkpoints.written_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **options)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter; the stock trainer would first copy all weights, the base's too, on every DeepSpeed rank."""
+        self._save(output_dir or self.args.output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         if ranks.is_leader():
             save_state(self.model, Path(output_dir))

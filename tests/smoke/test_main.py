@@ -213,6 +213,36 @@ def test_a_config_that_contradicts_the_recipe_is_refused_before_anything_is_load
     assert not (trainings.folder / "refused").exists()
 
 
+def test_what_only_one_rank_finds_wrong_is_said(trainings, tmp_path):
+    """Each of two nodes reads its own file, and the second has none."""
+    where = {"HOSTFILE": write_hostfile(tmp_path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    absent = tmp_path / "absent.jsonl"
+    own = {0: (), 1: ("--data", str(absent))}
+    nodes = [trainings.launch("unlike", *own[rank], NODE_RANK=rank, **where) for rank in (0, 1)]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [70, 66], outputs
+    assert f"rank 1:\nerror: {absent}: no such file" in outputs[1]
+    assert "rank 0: the connection to the other ranks is lost" in outputs[0]
+
+
+def test_a_configuration_without_a_stage_is_saved_without_a_look_at_the_base(trainings, tmp_path):
+    """accelerate, which copies all weights of the model for a save, would ask for the stage first."""
+    config = json.loads((ROOT / "ds_config.json").read_text())
+    del config["zero_optimization"]["stage"]
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    process = trainings.launch("no-stage", "--deepspeed", str(tmp_path / "ds.json"), "--set", "training.max_steps=2")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert (trainings.folder / "no-stage" / "checkpoint-2" / "COMMIT.json").is_file()
+
+
+def test_one_process_trains_in_nf4_from_the_largest_singular_values(trainings):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes has no build for this system")
+    changes = ("--set", "model.precision=nf4", "--set", "method.init=svd", "--set", "training.max_steps=2")
+    code, output = trainings.command("main", "--smoke", "--run", "quantised", *changes)
+    assert code == 0, output
+
+
 def test_without_enough_gpus_it_says_what_is_there_and_what_to_do(trainings):
     import torch
 

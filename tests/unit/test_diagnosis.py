@@ -102,3 +102,13 @@ def test_ranks_that_reach_each_other_and_ranks_that_do_not(monkeypatch):
     assert diagnosis.check_messages() == "2 ranks added up a number through gloo"
     monkeypatch.setattr(diagnosis, "_MESSAGE_TIMEOUT_S", 0.1)
     assert "do not reach each other: no answer within 0.1 s" in problem_of(diagnosis.check_messages)
+
+
+@pytest.mark.parametrize("debug", [None, "INFO"])
+def test_what_nccl_says_of_itself_is_shown_when_asked_for_and_blocks_nobody(monkeypatch, capfd, debug):
+    monkeypatch.delenv("NCCL_DEBUG", raising=False)
+    if debug:
+        monkeypatch.setenv("NCCL_DEBUG", debug)
+    rank = diagnosis._start_rank("print('NCCL INFO ' * 20_000)", 0, 1, 29500)
+    assert rank.wait(timeout=60) == 0
+    assert ("NCCL INFO" in capfd.readouterr().out) == bool(debug)

@@ -9,8 +9,9 @@ import os
 
 import pytest
 
-from common import engine, launching
+from common import checkpoints, engine, launching, opening
 from common.errors import UserError
+from common.jobs import Job
 from common.recipes import load_recipe
 
 
@@ -62,11 +63,16 @@ def test_the_shipped_configuration_agrees_with_the_recipe(recipe):
         ({"optimizer": {}}, "'optimizer'"),
         ({"scheduler": {}}, "'scheduler'"),
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3"),
+        ({"bf16": True}, "bf16 is true"),
+        ({"fp16": None}, "fp16 is null"),
+        ({"zero_optimization": 2}, "zero_optimization is 2"),
+        ({"zero_optimization": ...}, "no 'zero_optimization'"),
     ],
 )
 def test_each_contradiction_is_refused(recipe, tmp_path, change, expected):
     path = tmp_path / "ds.json"
-    path.write_text(json.dumps(engine.read_config("ds_config.json") | change))
+    config = engine.read_config("ds_config.json") | change
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
     recipe.training.deepspeed = str(path)
     with pytest.raises(UserError, match="ds.json") as caught:
         engine.check_config(recipe)
@@ -105,12 +111,88 @@ def test_the_launcher_says_how_many_ranks_there_are(recipe, monkeypatch):
     assert (recipe.training.ranks, recipe.training.nodes, engine.count_ranks(recipe.training)) == (4, 3, 12)
 
 
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize(
+    "deepspeed, launcher, expected",
+    [
+        (True, {}, "WORLD_SIZE=8 of another launcher"),
+        (False, {}, "WORLD_SIZE=8 of another launcher"),
+        (False, {"LOCAL_SIZE": "8"}, "WORLD_SIZE=8 without training.deepspeed"),
+    ],
+)
+def test_processes_that_would_each_train_alone_are_refused(recipe, monkeypatch, deepspeed, launcher, expected, planned):
+    for name, value in ({"WORLD_SIZE": "8"} | launcher).items():
+        monkeypatch.setenv(name, value)
+    if deepspeed and planned:  # DeepSpeed's launcher will set what its ranks need
+        engine.settle_ranks(recipe.training, planned=True)
+        return
+    recipe.training.deepspeed = recipe.training.deepspeed if deepspeed else None
+    with pytest.raises(UserError, match=f"{expected}.*unset RANK") as caught:
+        engine.settle_ranks(recipe.training, planned=planned)
+    assert caught.value.exit_code == 78
+
+
 def test_a_team_uses_the_gpus_that_are_visible(recipe, monkeypatch):
     pytest.importorskip("deepspeed")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     words = launching.choose_team(recipe.training, options(num_gpus=2)).command_line("python/main.py", "--run", "x")
     assert words[words.index("--include") + 1] == "localhost:4,5"
     assert words[-3].endswith("python/main.py") and words[-2:] == ["--run", "x"]
+
+
+def hosts(folder, count, slots=8):
+    """The options of the launcher of node 0 among so many nodes."""
+    path = folder / "hosts"
+    path.write_text("".join(f"node-{number} slots={slots}\n" for number in range(count)))
+    return {"hostfile": path, "node_rank": 0, "master_addr": "node-0", "master_port": 29500}
+
+
+@pytest.mark.parametrize(
+    "visible, nodes, expected",
+    [
+        ("4,5,6,7", 2, "the ranks take GPUs 0,1 of each node"),
+        ("GPU-8f2a,GPU-91bc", 0, "knows GPUs by number"),
+        ("MIG-11", 0, "knows GPUs by number"),
+        ("0,1,2", 2, None),
+        ("", 2, None),
+    ],
+)
+def test_gpus_that_the_launcher_would_not_take_are_refused(recipe, tmp_path, monkeypatch, visible, nodes, expected):
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given = options(num_gpus=2, **hosts(tmp_path, nodes) if nodes else {})
+    if expected is None:
+        assert launching.choose_team(recipe.training, given).ranks == 2
+        return
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} — .*{expected}") as caught:
+        launching.choose_team(recipe.training, given)
+    assert caught.value.exit_code == 78
+
+
+def test_a_run_goes_on_with_as_many_ranks_as_before_and_no_others(recipe, tmp_path):
+    pytest.importorskip("deepspeed")
+    assert launching.recorded_team({"settings": recipe.to_dict()}, options()).ranks == 8
+    with pytest.raises(UserError, match="4 ranks on 1 node .* as many as before: 8 ranks on 1 node") as caught:
+        launching.recorded_team({"settings": recipe.to_dict()}, options(num_gpus=4))
+    assert caught.value.exit_code == 64
+    recipe.training.ranks, recipe.training.nodes = 4, 2
+    team = launching.recorded_team({"settings": recipe.to_dict()}, options(**hosts(tmp_path, 2)))
+    assert (team.ranks, team.nodes) == (4, 2)
+    with pytest.raises(UserError, match="4 ranks on 3 nodes .* as many as before: 4 ranks on 2 nodes"):
+        launching.recorded_team({"settings": recipe.to_dict()}, options(**hosts(tmp_path, 3)))
+
+
+def test_a_resume_is_not_advised_to_do_with_fewer_ranks(recipe, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="as many ranks as before: 8 on a node — a machine that has them"):
+        engine.check_devices(recipe.training, resume=True)
+    job = Job(recipe, "fewer", model={"files": {}})
+    monkeypatch.setattr(opening, "read_json", lambda path: {"data": {}, "model": job.model})
+    monkeypatch.setattr(checkpoints, "list_checkpoints", lambda folder: [folder])
+    begun = {"fingerprint": job.fingerprint() | {"world_size": 16}}
+    monkeypatch.setattr(checkpoints, "read_commit", lambda folder: begun)
+    with pytest.raises(UserError, match="^world_size: was 16, is 8 — .* — start as many ranks as before$"):
+        opening._check_unchanged(job)
 
 
 @pytest.mark.parametrize(
@@ -160,10 +242,12 @@ def test_a_node_that_cannot_train_is_named_before_anything_starts(recipe, tmp_pa
 def test_what_ranks_need_goes_over_ssh_and_tokens_do_not(tmp_path):
     team = launching.Team(True, hostfile=tmp_path / "hosts", nodes=2)
     environment = {"RECETARIO_RUNS": "/shared/my runs", "HF_HUB_OFFLINE": "1", "HF_TOKEN": "a secret", "HOME": "/root"}
-    words = team.carry(team.command_line("python/main.py", "--run", "mine"), environment)
+    gloo = {"GLOO_SOCKET_IFNAME": "eth1"}
+    words = team.carry(team.command_line("python/main.py", "--run", "mine"), environment | gloo)
     place = words.index("env")
-    assert words[place + 1 : place + 3] == ["HF_HUB_OFFLINE=1", "RECETARIO_RUNS=/shared/my runs"]
-    assert words[place + 4] == "-u" and words[-2:] == ["--run", "mine"]
+    carried = ["GLOO_SOCKET_IFNAME=eth1", "HF_HUB_OFFLINE=1", "RECETARIO_RUNS=/shared/my runs"]
+    assert words[place + 1 : place + 4] == carried
+    assert words[place + 5] == "-u" and words[-2:] == ["--run", "mine"]
     alone = launching.Team(True)
     assert alone.carry(alone.command_line("python/main.py"), environment)[-1].endswith("main.py")
 

@@ -107,6 +107,14 @@ def test_a_card_without_bf16_multiplies_in_fp16(card):
         hardware.pick_compute("bf16", "nf4", "cuda")
 
 
+def test_where_fp16_is_not_to_be_had_a_card_without_bf16_has_fp32(card):
+    card(False)
+    choice = hardware.pick_precision("auto", "cuda", fp16=False)
+    assert choice.value == "fp32" and choice.reason.startswith("Card has no bf16")
+    with pytest.raises(UserError, match="Card has no bf16.* — allowed: auto, fp32 — --set model.precision=fp32"):
+        hardware.pick_precision("bf16", "cuda", fp16=False)
+
+
 def test_a_cpu_multiplies_nf4_as_it_multiplies_anything(monkeypatch):
     monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx512_bf16"})
     assert hardware.pick_compute("auto", "nf4", "cpu").value == "bf16"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import hardware, memory_probe, model_files, pack_memory, packing, preparation
+from common import engine, hardware, memory_probe, model_files, pack_memory, packing, preparation, ranks
 from common.chat import EncodedDataset
 from common.errors import UserError
 from common.hardware import GIB
@@ -71,6 +71,27 @@ def test_what_was_asked_for_or_recorded_stays(checked, monkeypatch):
     assert fit(checked, monkeypatch, 60, "on", None)[:2] == (2048, 1)
     assert fit(checked, monkeypatch, 60, "on", 3)[:2] == (2048, 3)
     assert fit(checked, monkeypatch, 60, "off", None)[:2] == (2048, None)
+
+
+def test_all_ranks_take_the_way_of_the_one_with_the_least_free_memory(checked, monkeypatch, capsys):
+    training = checked.recipe.training
+    assert fit(checked, monkeypatch, 60)[:2] == (2048, None)
+    monkeypatch.setattr(ranks, "gather", lambda mine: [mine, (80.0, 2048, 0), (2.5, 512, 1)])
+    pack_memory.settle_for_all(checked)
+    found = training.pack_tokens, training.checkpoint_every_n_layers, training.activation_checkpointing
+    assert found == (512, 1, "on")
+    assert checked.memory.total == pack_memory.estimate(checked, 512, 1).total
+    assert "one of the ranks has only 2.5 GiB free" in capsys.readouterr().out
+
+
+def test_ranks_on_a_card_without_bf16_train_in_fp32(monkeypatch):
+    recipe = load_recipe("frida-h100")
+    recipe.model.precision = "auto"
+    monkeypatch.setattr(engine, "check_devices", lambda *_, **__: None)
+    monkeypatch.setattr(hardware, "pick_device", lambda wanted: hardware.Choice("cuda", "asked for"))
+    monkeypatch.setattr(hardware, "pick_half", lambda device: hardware.Choice("fp16", "an old card"))
+    assert "precision fp32 (an old card, and " in preparation._choose_machine(recipe, resume=False)
+    assert engine.check_config(recipe)["bf16"]["enabled"] is False
 
 
 class Manifest:

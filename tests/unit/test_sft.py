@@ -215,6 +215,23 @@ def test_the_probe_divides_the_micro_batch_and_keeps_the_global_one(trainer_of, 
     assert len(seen) == 3 and torch.equal(torch.rand(1), after)
 
 
+def test_the_probe_tries_packs_as_long_as_a_step_makes_them(trainer_of, monkeypatch):
+    """A step lays all its examples into packs, however few of them a micro-batch has."""
+    trainer = trainer_of(micro_batch=1, gradient_accumulation=4, packing="on", pack_tokens=64)
+    seen, whole = [], trainer.sum_loss
+
+    def sum_loss(part):
+        seen.append(len(part))
+        if len(part) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(part)
+
+    monkeypatch.setattr(trainer, "sum_loss", sum_loss)
+    found = memory_probe.settle(trainer.numbers, trainer)
+    assert seen == [38, 19, 19]  # the four longest, together and in two packs
+    assert found["reduced"] and (trainer.numbers.pack_tokens, trainer.numbers.micro_batch) == (32, 1)
+
+
 def test_what_does_not_fit_at_all_is_refused_and_other_errors_are_not_swallowed(trainer_of, monkeypatch):
     trainer = trainer_of()
 
