@@ -166,7 +166,8 @@ class Sink:
     def finish(self, checker: RowChecker, report: LengthReport, notes: list[str], allow_leak: bool) -> Outcome:
         kept, splits, numbers, prints = (self._all(name) for name in ("kept", "splits", "numbers", "fingerprints"))
         sizes = {name: int((splits[kept] == index).sum()) for index, name in enumerate(self.names)}
-        notes = notes + check_sizes(sizes, self.job.shares)
+        one_question = len(prints) > 1 and bool((prints[:, 2] == prints[0, 2]).all())
+        notes = notes + check_sizes(sizes, self.job.shares, one_question)
 
         def source_of(row: int) -> str:
             return f"{self.job.name}:{numbers[row]}"
