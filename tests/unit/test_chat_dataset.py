@@ -154,6 +154,30 @@ def test_the_cache_gives_the_same_and_is_never_stale(tmp_path, monkeypatch):
     assert entries() == 8
 
 
+def _cut_words(path):
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("tokens.u32", _cut_words),
+        ("tokens.u32", Path.unlink),
+        ("offsets.npy", _cut_words),
+        ("offsets.npy", lambda path: np.save(path, np.load(path)[:-1])),
+        ("about.json", Path.unlink),
+        ("about.json", _cut_words),
+    ],
+)
+def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path, name, damage):
+    options = {"max_length_tokens": 500, "cache_folder": tmp_path}
+    expected = list(encode_examples(demo_tokenizer(), some_examples(), **options))
+    (entry,) = tmp_path.iterdir()
+    damage(entry / name)
+    assert list(encode_examples(demo_tokenizer(), some_examples(), **options)) == expected
+    assert list(open_encoded(entry)) == expected and list(tmp_path.iterdir()) == [entry]
+
+
 @pytest.mark.parametrize("changed", ["chat/encoder.py", "data/shapes.py"])
 def test_the_code_version_is_that_of_all_code_that_makes_tokens(tmp_path, monkeypatch, changed):
     common = Path(cache_module.__file__).parents[1]
