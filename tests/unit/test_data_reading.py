@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import load_examples
+from common.data import Example, load_examples
+from common.data.checks import TextFindings
 from common.data.files import open_data_file
 from common.data.json_rows import ArrayReader
 from common.data.rows import iter_blocks, rows_of
@@ -130,6 +131,41 @@ def test_a_huge_json_integer_is_a_row_error(tmp_path):
     path.write_text('{"prompt": "q", "completion": "a", "n": ' + "9" * 5000 + "}\n")
     with pytest.raises(UserError, match=r"train\.jsonl:1: not readable JSON"):
         load_examples(path)
+    array = tmp_path / "train.json"
+    array.write_text(f"[\n{path.read_text()}]")
+    with pytest.raises(UserError, match=r"train\.json: line 2: not valid JSON: Exceeds the limit"):
+        load_examples(array)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "says"),
+    [
+        ("my data.csv.gz", b"\x1f\x8b", "gunzip -c '{}' > plain.csv"),
+        ("train.jsonl", b"PK\x03\x04", "unzip -p {} > plain.jsonl"),
+        ("my data.csv", b"\xff\xfe", "iconv -f UTF-16 -t UTF-8 '{}' > utf8.csv"),
+        ("data.xlsx", b"PK\x03\x04", "a spreadsheet — text is read — save it as CSV UTF-8"),
+        ("broken.csv", b'"a"x,b\n', "broken.csv: line 1: ',' expected .* look at row 1"),
+    ],
+)
+def test_what_is_no_text_file_is_told_with_the_way_to_one(tmp_path, name, start, says):
+    path = tmp_path / name
+    path.write_bytes(start)
+    with pytest.raises(UserError, match=says.format(path)):
+        load_examples(path)
+
+
+def test_signs_of_windows_read_as_latin_1_are_control_characters():
+    findings = TextFindings()
+    findings.check(Example(text="\x93quoted\x94"))
+    assert findings.control.count == 1
+
+
+def test_a_mail_address_beside_an_endless_word_is_found():
+    """Looked for from each of its characters on, such a word takes minutes."""
+    findings = TextFindings()
+    for text in ("@" + "a" * 300_000, "a" * 300_000 + " jane.doe@example.org"):
+        findings.check(Example(text=text))
+    assert findings.mails.count == 1
 
 
 def test_deep_nesting_is_a_row_error(tmp_path):

@@ -20,10 +20,11 @@ def read_table(file: DataFile) -> Iterator[tuple[int, dict | RowError]]:
     csv.field_size_limit(1 << 30)  # the length of a row is limited elsewhere, with a better message
     with file.path.open("rb") as raw:
         reader = csv.reader(_lines(raw), delimiter=_DELIMITERS[file.format], strict=True)
-        number = 1
+        number = 0
         try:
             header = next((cells for cells in reader if cells), [])
             _check_header(file, header)
+            number = 1
             for number, cells in enumerate(reader, 2):
                 if not cells:  # a blank line
                     continue
@@ -32,6 +33,9 @@ def read_table(file: DataFile) -> Iterator[tuple[int, dict | RowError]]:
                 else:
                     yield number, RowError(f"has {len(cells)} fields, the header has {len(header)}")
         except csv.Error as error:
+            if not number:  # quoted names with another delimiter between them are no CSV either
+                raw.seek(0)
+                _check_header(file, [decode(raw.readline().removeprefix(BOM)).strip()])
             raise RowError(
                 f"line {reader.line_num}: {error}", "quotes open and close within a field", f"look at row {number + 1}"
             ) from None
@@ -78,14 +82,16 @@ def _check_header(file: DataFile, header: list[str]) -> None:
     if not header:
         raise UserError(Problem(f"{file.name}: 0 rows", "there are blank lines only"), ExitCode.DATA)
     if len(header) == 1:
-        other = next((sign for sign in (";", "\t", "|", ",") if sign in header[0]), None)
+        own = _DELIMITERS[file.format]
+        other = next((sign for sign in (";", "\t", "|", ",") if sign in header[0] and sign != own), None)
         if other:
             name = {"\t": "a tab"}.get(other, f"'{other}'")
+            ending = next((ending for ending, sign in _DELIMITERS.items() if sign == other), None)
             raise UserError(
                 Problem(
                     f"{file.name}: one column named '{header[0]}': is the delimiter {name}?",
                     "a .csv is separated by commas, a .tsv by tabs",
-                    "save it so, or name it .tsv",
+                    "save it so" + (f", or name it .{ending}" if ending else ""),
                 ),
                 ExitCode.DATA,
             )
