@@ -16,6 +16,7 @@ from common.data import Example, load_examples
 from common.data.checks import TextFindings
 from common.data.files import open_data_file
 from common.data.json_rows import ArrayReader
+from common.data.meter import meter
 from common.data.rows import iter_blocks, rows_of
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
@@ -60,6 +61,21 @@ def test_blocks_of_any_size_give_the_same_rows(tmp_path, block_bytes):
     rows = [row for block in iter_blocks(file, 1000, block_bytes) for row in rows_of(block, 1000)]
     assert [row for _, row in rows] == ROWS
     assert [number for number, _ in rows] == [2, 4, 6, *range(8, 62)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_blocks_add_up_to_the_file(tmp_path, kind):
+    file = open_data_file(write(tmp_path / f"train.{kind}", ROWS * 60))
+    sizes = [block.size_bytes for block in iter_blocks(file, 1000, 1 << 16)]
+    assert sum(sizes) == file.size_bytes and sizes[0] > 0 and len(sizes) > 3
+
+
+def test_no_time_is_foretold_from_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("common.data.meter._LINE_EVERY_S", 0)
+    with meter("reading", 1000) as advance:
+        advance(0)
+        advance(1000)
+    assert capsys.readouterr().err.splitlines() == ["reading: 0%", "reading: 100%, about 0 s left"]
 
 
 @settings(deadline=None, max_examples=50)

@@ -91,14 +91,14 @@ def parts_of(
     if workers < 1:
         local = worker.Worker(job)
         for block in blocks:
-            yield local.work(block), len(block.lines)
+            yield local.work(block), block.size_bytes
         return
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
     pool = ProcessPoolExecutor(workers, context, worker.start, (job,))
     waiting: deque[tuple[Future, int]] = deque()
     try:
         for block in blocks:
-            waiting.append((pool.submit(worker.work, block), len(block.lines)))
+            waiting.append((pool.submit(worker.work, block), block.size_bytes))
             if len(waiting) >= _AHEAD * workers:  # else the whole file would wait in the queue
                 future, size_bytes = waiting.popleft()
                 yield future.result(), size_bytes

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from common.data.files import BOM, DataFile
 from common.data.json_rows import decode
@@ -12,37 +13,38 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BATCH_ROWS = 1024
 
 
-def read_table(file: DataFile) -> Iterator[tuple[int, dict | RowError]]:
-    """Yield (row number, row or what is wrong with it). The header is row 1, as a spreadsheet shows it.
+def read_table(file: DataFile, raw: BinaryIO) -> Iterator[tuple[int, dict | RowError]]:
+    """Yield (row number, row or what is wrong with it) of ``raw``, which is ``file`` opened.
+
+    The header is row 1, as a spreadsheet shows it.
 
     Raises UserError 65 for a header that cannot be used; RowError where reading cannot go on.
     """
     csv.field_size_limit(1 << 30)  # the length of a row is limited elsewhere, with a better message
-    with file.path.open("rb") as raw:
-        reader = csv.reader(_lines(raw), delimiter=_DELIMITERS[file.format], strict=True)
-        number = 0
-        try:
-            header = next((cells for cells in reader if cells), [])
-            _check_header(file, header)
-            number = 1
-            for number, cells in enumerate(reader, 2):
-                if not cells:  # a blank line
-                    continue
-                if len(cells) == len(header):
-                    yield number, dict(zip(header, cells, strict=True))
-                else:
-                    yield number, RowError(f"has {len(cells)} fields, the header has {len(header)}")
-        except csv.Error as error:
-            if not number:  # quoted names with another delimiter between them are no CSV either
-                raw.seek(0)
-                _check_header(file, [decode(raw.readline().removeprefix(BOM)).strip()])
-            raise RowError(
-                f"line {reader.line_num}: {error}", "quotes open and close within a field", f"look at row {number + 1}"
-            ) from None
+    reader = csv.reader(_lines(raw), delimiter=_DELIMITERS[file.format], strict=True)
+    number = 0
+    try:
+        header = next((cells for cells in reader if cells), [])
+        _check_header(file, header)
+        number = 1
+        for number, cells in enumerate(reader, 2):
+            if not cells:  # a blank line
+                continue
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                yield number, RowError(f"has {len(cells)} fields, the header has {len(header)}")
+    except csv.Error as error:
+        if not number:  # quoted names with another delimiter between them are no CSV either
+            raw.seek(0)
+            _check_header(file, [decode(raw.readline().removeprefix(BOM)).strip()])
+        raise RowError(
+            f"line {reader.line_num}: {error}", "quotes open and close within a field", f"look at row {number + 1}"
+        ) from None
 
 
-def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
-    """Yield (row number from 1, row) of a Parquet file."""
+def read_parquet(file: DataFile, raw: BinaryIO) -> Iterator[tuple[int, dict]]:
+    """Yield (row number from 1, row) of a Parquet file; ``raw``, open on it, is kept about as far in it as the rows."""
     import pyarrow
     import pyarrow.parquet
 
@@ -54,6 +56,7 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
                 raise UserError(problem, ExitCode.DATA)
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                raw.seek(file.size_bytes * (number + len(batch)) // max(1, parquet.metadata.num_rows))
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
