@@ -25,8 +25,8 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Reads its answers for a thought, as Qwen3's template does; writes an empty one before the last, whose first line breaks
-# it takes off.
+# Reads its answers for a thought, as Qwen3's template does; takes line breaks off the beginning of the last answer, and
+# writes an empty thought before it.
 THINKING = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
     "{% if m.role == 'assistant' %}{% set said = m.content.split('</think>')[-1] %}"
