@@ -2,7 +2,8 @@
 
   python python/download_model.py mistralai/Mistral-7B-Instruct-v0.1 --revision ec5deb64f2c6e6fa90c1abf74a91d5c93a9669ca
 
-Only this and publish_run.py need the hub. A gated model needs `hf auth login` or HF_TOKEN; a token is never an option.
+Only this and publish_run.py need the hub. A gated model needs `.venv/bin/hf auth login`, or HF_TOKEN; a token is never
+an option.
 """
 
 import shutil
@@ -20,23 +21,24 @@ def main() -> None:
     parser.add_argument("--revision", help="commit hash, branch or tag (default: the newest, pinned in MODEL.json)")
     args = parser.parse_args()
 
-    from common.model_files import MARKER, hub_id, model_folder, read_marker
+    from common.model_files import MARKER, holds_revision, hub_id, model_folder, read_marker
 
     if not hub_id(args.model):
         raise UserError(Problem(f"'{args.model}' is no hub id", "org/name", "see the recipe's header"), ExitCode.USAGE)
     folder = model_folder(args.model)
     if (folder / MARKER).is_file():
-        have = read_marker(folder)["revision"]
-        if args.revision in (None, have):
-            print(f"{args.model} at {have} is here already: {folder}")
+        marker = read_marker(folder)
+        if holds_revision(marker, args.revision):
+            print(f"{args.model} at {marker['revision']} is here already: {folder}")
             return
-        problem = Problem(f"{folder} holds revision {have}", "one revision at a time", f"delete {folder} first")
+        what = f"{folder} holds revision {marker['revision']}"
+        problem = Problem(what, "one revision at a time", f"delete {folder} first")
         raise UserError(problem, ExitCode.CANNOT_CREATE)
 
     sizes, revision = list_files(args.model, args.revision, folder)
     check_space(folder, sum(sizes.values()))
     fetch(args.model, revision, folder)
-    finish(folder, args.model, revision, sizes)
+    finish(folder, args.model, revision, args.revision or "main", sizes)
 
 
 def list_files(model: str, revision: str | None, folder: Path) -> tuple[dict[str, int], str]:
@@ -49,17 +51,22 @@ def list_files(model: str, revision: str | None, folder: Path) -> tuple[dict[str
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
     except GatedRepoError:
-        remedy = "accept its terms on the hub, then: hf auth login"
-        problem = Problem(f"{model} is gated", "an account that was let in", remedy)
-        raise UserError(problem, ExitCode.UNAVAILABLE) from None
+        raise gated(model) from None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         what, allowed = f"the hub has no {model} at {revision or 'main'}", "a public model, or one you may read"
-        raise UserError(Problem(what, allowed, "check the name, or hf auth login"), ExitCode.NO_INPUT) from error
+        remedy = "check the name, or .venv/bin/hf auth login"
+        raise UserError(Problem(what, allowed, remedy), ExitCode.NO_INPUT) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise offline(model, revision, folder, error) from error
     sizes = {file.rfilename: file.size for file in info.siblings}
     names = filter_repo_objects(sizes, allow_patterns=WANTED, ignore_patterns=UNWANTED)
     return {name: sizes[name] for name in names}, info.sha
+
+
+def gated(model: str) -> UserError:
+    """Return the error for a model whose terms this account has not accepted; its list of files may be open to all."""
+    remedy = "accept its terms on the hub, then: .venv/bin/hf auth login"
+    return UserError(Problem(f"{model} is gated", "an account that was let in", remedy), ExitCode.UNAVAILABLE)
 
 
 def offline(model: str, revision: str | None, folder: Path, error: Exception) -> UserError:
@@ -84,20 +91,25 @@ def fetch(model: str, revision: str, folder: Path) -> None:
     """Download the files; what an earlier attempt left is carried on."""
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
     try:
         snapshot_download(
             model, revision=revision, local_dir=folder, allow_patterns=WANTED, ignore_patterns=UNWANTED, max_workers=4
         )
+    except GatedRepoError:
+        raise gated(model) from None
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         what = f"the download broke off: {first_line(error)}"
         problem = Problem(what, "what has arrived is kept", "run the same command again")
         raise UserError(problem, ExitCode.UNAVAILABLE) from error
 
 
-def finish(folder: Path, model: str, revision: str, sizes: dict[str, int]) -> None:
-    """Check sizes and headers, hash every file, and write the marker last."""
+def finish(folder: Path, model: str, revision: str, asked: str, sizes: dict[str, int]) -> None:
+    """Check sizes and headers, hash every file, and write the marker last.
+
+    ``revision`` is the commit's hash, ``asked`` what it was asked for by: a branch, a tag, or the hash.
+    """
     from common.hashing import sha256_of
     from common.model_files import MARKER, check_model_folder
     from common.runs import write_json
@@ -112,7 +124,7 @@ def finish(folder: Path, model: str, revision: str, sizes: dict[str, int]) -> No
         raise UserError(problems, ExitCode.NO_INPUT)
     files = {name: {"size": size, "sha256": sha256_of(folder / name)} for name, size in sizes.items()}
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    write_json(folder / MARKER, {"model": model, "revision": revision, "files": files})
+    write_json(folder / MARKER, {"model": model, "revision": revision, "asked": asked, "files": files})
     print(f"{model} at {revision}: {len(files)} files in {folder}")
 
 

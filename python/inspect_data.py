@@ -8,6 +8,7 @@ import sys
 
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
 from common.recipes import load_recipe
+from common.runs import ROOT
 from common.settings import DataSettings, ModelSettings, Recipe
 
 
@@ -67,10 +68,11 @@ def parse_options():
 
 def choose_files(options, recipe: Recipe | None) -> dict[str, str]:
     """Return split → path: what was named, else the recipe's files."""
-    own = recipe.data if recipe and not options.train else None
+    own = vars(recipe.data) if recipe and not options.train else {}
+    own = {part: str(ROOT / own[part]) for part in ("train", "validation") if own.get(part)}
     named = {
-        "train": options.train or (own and own.train),
-        "validation": options.validation or (own and own.validation),
+        "train": options.train or own.get("train"),
+        "validation": options.validation or own.get("validation"),
         "test": options.test,
     }
     files = {split: path for split, path in named.items() if path}

@@ -14,7 +14,7 @@ from common.settings import ModelSettings
 def main() -> None:
     options = parse_options()
 
-    from common.chat.card import describe_dataset
+    from common.chat.card import CARD, describe_dataset, find_written
     from common.chat.pipeline import process_file
     from common.chat.worker import FileJob
     from common.data import check_unchanged, parse_columns
@@ -29,7 +29,7 @@ def main() -> None:
     columns = parse_columns(options.columns) if options.columns else None
     file = open_data_file(options.input_data)
     output = options.output_dir or runs_dir() / "data" / file.path.stem
-    names = [*(f"{split}.jsonl" for split in shares), "dataset_card.json"]
+    names = [*(f"{split}.jsonl" for split in shares), CARD]
     tokenizer = load_tokenizer(options.model_name, options.max_length)
     job = FileJob(
         file.name,
@@ -49,17 +49,17 @@ def main() -> None:
         write_tokens=False,
     )
     sha256 = sha256_of(file.path)
-    with publish(output, names, force=options.force) as work:
+    with publish(output, names, force=options.force, replaced=find_written(output)) as work:
         outcome = process_file(file, job, work, workers=options.workers, allow_leak=options.allow_leak)
         check_unchanged(file.path, sha256)
         card = describe_dataset(file, sha256, job, options.model_name, outcome, work)
-        (work / "dataset_card.json").write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        (work / CARD).write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     for split, rows in outcome.sizes.items():
         print(f"{output / split}.jsonl  {rows:,} rows")
     for note in (*outcome.notes, *outcome.report.notes(options.max_length)):
         print(f"note: {note}")
-    print(f"{output / 'dataset_card.json'}")
+    print(output / CARD)
 
 
 def parse_options():
@@ -73,7 +73,13 @@ def parse_options():
         metavar="NAME",
         help="model whose tokenizer measures (none: no lengths)",
     )
-    add("--max_length", "--max-length", type=int, default=512, metavar="N", help="longest example in tokens")
+    add(
+        *("--max_length", "--max-length", "--max_length_tokens", "--max-length-tokens"),
+        type=int,
+        default=512,
+        metavar="N",
+        help="longest example in tokens",
+    )
     add("--train_size", "--train-size", type=float, default=0.8, metavar="SHARE", help="share of the rows for training")
     add("--validation_size", "--validation-size", type=float, metavar="SHARE", help="default: half of the rest")
     add("--seed", type=int, default=42, help="another seed, other splits")

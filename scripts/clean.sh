@@ -9,8 +9,8 @@ usage() {
   cat <<'END'
 usage: scripts/clean.sh
 
-With RUN, removes this run's folder for good, if it is not running. Without, removes Python's and the checkers' caches;
-runs, models and the environment stay.
+With RUN, removes this run's folder for good, if it is not running. Without, removes Python's and the checkers' caches,
+and encoded data in runs/cache/; runs, plans, models and the environment stay.
 END
 }
 
@@ -20,7 +20,9 @@ main() {
     use_python
     exec "$PYTHON_BIN" python/remove_run.py --run="$RUN"
   fi
+  local cache=${RECETARIO_RUNS:-runs}/cache
   rm -rf .pytest_cache .ruff_cache
+  if [ -d "$cache" ]; then find "$cache" -mindepth 1 -maxdepth 1 ! -name plans -exec rm -rf {} +; fi
   find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
 }
 

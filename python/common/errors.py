@@ -113,7 +113,7 @@ def first_line(error: BaseException) -> str:
 def refuse_tokens(words: list[str]) -> None:
     """Raise UserError (64) for a token among the options: every user of the machine can read a command line."""
     if any(_TOKEN.search(word) or _TOKEN_OPTION.match(word) for word in words):
-        remedy = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
+        remedy = "set the environment variable HF_TOKEN, or log in with `.venv/bin/hf auth login`"
         raise UserError(
             Problem("a token on the command line", "command lines can be read by others", remedy), ExitCode.USAGE
         )

@@ -63,6 +63,11 @@ def read_marker(folder: Path) -> dict[str, Any]:
     return read_json(folder / MARKER)
 
 
+def holds_revision(marker: dict[str, Any], revision: str | None) -> bool:
+    """True when ``revision`` is the commit of :func:`read_marker`, or the branch or tag that it was asked for by."""
+    return revision in (None, marker["revision"], marker.get("asked"))
+
+
 def check_model_folder(folder: Path) -> list[Problem]:
     """Return what is wrong with the files in ``folder``; an empty list when it can be loaded.
 
@@ -142,8 +147,9 @@ def is_plain(config: dict[str, Any]) -> bool:
 
 
 def _require_revision(folder: Path, revision: str | None) -> None:
-    have = read_marker(folder)["revision"]
-    if revision and have != revision:
+    marker = read_marker(folder)
+    have = marker["revision"]
+    if not holds_revision(marker, revision):
         what = f"{folder} holds revision {have}, the recipe asks for {revision}"
         remedy = f"delete the folder and run make download again, or set model.revision={have}"
         raise UserError(Problem(what, next_step=remedy), ExitCode.CONFIG)

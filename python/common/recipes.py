@@ -18,6 +18,7 @@ from common.settings import GROUPS, Recipe
 RECIPES_DIR = ROOT / "recipes"
 SMOKE_OVERLAY = RECIPES_DIR / "demo" / "smoke.yaml"
 SMOKE_OVERLAYS = RECIPES_DIR / "demo" / "smoke"  # and what a single recipe needs on the demo model
+_KEYS = {f.name: f"{group}.{f.name}" for group, settings in GROUPS.items() for f in fields(settings)}
 
 
 def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *, smoke: bool = False) -> Recipe:
@@ -84,7 +85,8 @@ class _Builder:
         """Put one layer on top. ``origin`` names it in errors; ``place`` returns where a path written in it is."""
         for group, values in layer.items():
             if group not in GROUPS:
-                hint = did_you_mean(str(group), GROUPS)
+                key = _KEYS.get(str(group))
+                hint = f"did you mean {key}?" if key else did_you_mean(str(group), GROUPS)
                 self.problems.append(
                     Problem(f"{origin}: unknown group '{group}'", "groups: " + ", ".join(GROUPS), hint)
                 )

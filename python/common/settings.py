@@ -35,7 +35,7 @@ class DataSettings:
     on_overlong: Literal["error", "drop", "truncate-prompt"] = setting("what to do with a longer one", "error")
     on_bad_row: Literal["error", "drop"] = setting("what to do with a row that cannot be used", "error")
     loss_on: Literal["assistant", "all"] = setting("which tokens are trained", "assistant")
-    allow_empty: bool = setting("accept rows with an empty answer or question", False)
+    allow_empty: bool = setting("accept rows with an empty answer", False)
     allow_duplicates: bool = setting("accept a file in which many rows stand twice", False)
     allow_leak: bool = setting("accept validation rows, or passages of 13 words, that are in the training data", False)
     allow_secrets: bool = setting("accept rows that hold what looks like a key or token", False)

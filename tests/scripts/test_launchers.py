@@ -370,3 +370,14 @@ def test_clean_never_removes_a_running_run(clone):
     clone.run("make", "stop", RUN="busy")
     assert clone.run("scripts/clean.sh", RUN="busy").returncode == 0
     assert not (clone.runs / "busy").exists()
+
+
+def test_clean_takes_caches_and_leaves_the_rest(clone):
+    (clone.root / "tests").mkdir()
+    for elsewhere in (clone.runs, clone.root / "far away"):
+        for name in ("cache/entry", "cache/plans", "models"):
+            (elsewhere / name).mkdir(parents=True)
+        assert clone.run("scripts/clean.sh", RECETARIO_RUNS=elsewhere).returncode == 0
+        left = sorted(str(path.relative_to(elsewhere)) for path in elsewhere.rglob("*"))
+        assert left == ["cache", "cache/plans", "models"]
+    assert clone.run("scripts/clean.sh").returncode == 0

@@ -25,11 +25,13 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Reads its answers for a thought, as Qwen3's template does, and writes an empty one before the last answer.
+# Reads its answers for a thought, as Qwen3's template does; takes line breaks off the beginning of the last answer, and
+# writes an empty thought before it.
 THINKING = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}{% if loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
-    "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if m.role == 'assistant' %}{% set said = m.content.split('</think>')[-1] %}"
+    "{% if loop.last %}{{ '<think>\n\n</think>\n\n' + said.lstrip('\n') }}{% else %}{{ said }}{% endif %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PHI_3 = (

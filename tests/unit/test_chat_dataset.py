@@ -18,7 +18,7 @@ from chat_tokenizers import demo_tokenizer, mistral_tokenizer
 from common.chat import cache as cache_module
 from common.chat import encode_example, encode_examples, encode_prompt
 from common.chat.dataset import open_encoded
-from common.chat.pipeline import process_file
+from common.chat.pipeline import Sink, process_file
 from common.chat.separation import compare_files
 from common.chat.worker import FileJob
 from common.data import Example, Message, load_examples
@@ -152,6 +152,30 @@ def test_the_cache_gives_the_same_and_is_never_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "code_version", lambda: "newer code")
     encode()
     assert entries() == 8
+
+
+def _cut_words(path):
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("tokens.u32", _cut_words),
+        ("tokens.u32", Path.unlink),
+        ("offsets.npy", _cut_words),
+        ("offsets.npy", lambda path: np.save(path, np.load(path)[:-1])),
+        ("about.json", Path.unlink),
+        ("about.json", _cut_words),
+    ],
+)
+def test_a_damaged_entry_of_the_cache_is_made_anew(tmp_path, name, damage):
+    options = {"max_length_tokens": 500, "cache_folder": tmp_path}
+    expected = list(encode_examples(demo_tokenizer(), some_examples(), **options))
+    (entry,) = tmp_path.iterdir()
+    damage(entry / name)
+    assert list(encode_examples(demo_tokenizer(), some_examples(), **options)) == expected
+    assert list(open_encoded(entry)) == expected and list(tmp_path.iterdir()) == [entry]
 
 
 @pytest.mark.parametrize("changed", ["chat/encoder.py", "data/shapes.py"])
@@ -303,6 +327,21 @@ def test_a_large_file_gives_what_a_list_of_examples_gives(rows_file, tmp_path, w
     found = {"rows": outcome.checker.rows, "shape": outcome.checker.shape(), "notes": outcome.notes}
     assert found.items() <= loaded.summary().items()
     assert sum(outcome.checker.shapes.values()) == loaded.summary()["examples"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("write_rows", [True, False])
+def test_a_full_disk_is_told_with_its_folder(rows_file, tmp_path, monkeypatch, write_rows):
+    real_open = Sink._open
+
+    def open_full(sink, name, path):
+        real_open(sink, name, Path("/dev/full"))
+
+    monkeypatch.setattr(Sink, "_open", open_full)
+    job = FileJob("train.jsonl", Rules(), demo_tokenizer(), 900, write_rows=write_rows, write_tokens=not write_rows)
+    with pytest.raises(UserError, match=f"cannot write in {tmp_path}") as caught:
+        process_file(open_data_file(rows_file), job, tmp_path)
+    assert caught.value.exit_code == ExitCode.IO
 
 
 def test_a_killed_worker_is_an_error_and_no_hang(rows_file, tmp_path, monkeypatch):

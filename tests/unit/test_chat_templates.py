@@ -124,6 +124,16 @@ def test_a_template_that_trims_is_followed():
     assert padded.input_ids == encode_example(tokenizer, conversation("fox", "dog")).input_ids
 
 
+def test_a_template_that_strips_line_breaks_is_followed():
+    tokenizer = chatml_tokenizer(THINKING)
+    begun = encode_example(tokenizer, conversation("fox", "\n\n  dog\n"))
+    assert begun == encode_example(tokenizer, conversation("fox", "  dog\n"))
+    assert begun != encode_example(tokenizer, conversation("fox", "dog\n"))
+    assert encode_example(tokenizer, conversation("a", "\nb", "c", "d")) != encode_example(
+        tokenizer, conversation("a", "b", "c", "d")
+    ), "of an earlier answer they stay"
+
+
 def test_a_template_that_rewrites_the_text_is_an_error():
     tokenizer = chatml_tokenizer(THINKING)
     example = Example((Message("user", "fox"), Message("assistant", "hm </think> dog")), source="train.jsonl:7")

@@ -80,6 +80,12 @@ def test_prepare_writes_splits_and_a_card(folder, run):
     )
     run(*words, *options, "--force")
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before, "the same bytes again"
+    run(*words, *options, "--validation-size", "0.2", "--force")
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "dataset_card.json",
+        "train.jsonl",
+        "validation.jsonl",
+    ], "no test file of another splitting stays"
 
 
 def test_prepare_takes_from_the_prompt_and_never_from_the_answer(folder, run):
@@ -108,7 +114,15 @@ def test_prepare_takes_from_the_prompt_and_never_from_the_answer(folder, run):
 def test_prepare_leaves_nothing_after_an_error(folder, run):
     said = run("prepare_dataset.py", "--input_data", "qa.jsonl", "--model_name", "model", code=65)
     assert "1 of 200 examples exceed max_length_tokens=512; the longest: qa.jsonl:8" in said
+    words = ("prepare_dataset.py", "--input_data", "qa.jsonl", "--model_name", "model", "--max_length_tokens", "99")
+    assert "exceed max_length_tokens=99" in run(*words, code=65), "the setting that is named can be given"
     assert not (folder / "runs").exists()
+
+
+def test_prepare_says_when_no_seed_could_divide_the_rows(folder, run):
+    rows = [{"prompt": "Write a line.", "completion": f"Line {n}"} for n in range(30)]
+    (folder / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert "all rows ask the same question" in run("prepare_dataset.py", "--input_data", "one.jsonl", code=65)
 
 
 def test_prepare_reports_every_mistake_of_use(folder, run):
@@ -239,8 +253,12 @@ def test_data_is_inspected_by_the_rules_of_its_recipe(tmp_path, monkeypatch):
     recipe.write_text(
         "command: finetune_ba\ndata: {columns: [prompt=Q, completion=A], on_bad_row: drop, allow_leak: true}\n"
     )
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["inspect_data.py", "--recipe", str(recipe), "--allow-empty"])
     options = inspect_data.parse_options()
-    rules, allow_leak = inspect_data.choose_rules(options, inspect_data.load_recipe(options.recipe))
+    loaded = inspect_data.load_recipe(options.recipe)
+    files = inspect_data.choose_files(options, loaded)
+    assert files.keys() == {"train", "validation"} and all(Path(path).is_file() for path in files.values())
+    rules, allow_leak = inspect_data.choose_rules(options, loaded)
     assert rules["columns"] == {"prompt": "Q", "completion": "A"} and allow_leak
     assert (rules["on_bad_row"], rules["allow_empty"], rules["allow_secrets"]) == ("drop", True, False)

@@ -87,12 +87,18 @@ def test_impossible_shares_are_refused(train, validation):
         split_shares(train, validation)
 
 
+def test_what_rounding_leaves_is_no_share():
+    assert split_shares(0.7, 0.3) == {"train": 0.7, "validation": 0.3, "test": 0.0}
+
+
 def test_odd_sizes_are_told():
     assert check_sizes({"train": 1, "validation": 2}, {"train": 0.5, "validation": 0.5}) == [
         "the validation split (2 rows) is larger than the training split (1 rows)"
     ]
     with pytest.raises(UserError, match="the test split is empty"):
         check_sizes({"train": 5, "test": 0}, {"train": 0.8, "test": 0.2})
+    with pytest.raises(UserError, match="all rows ask the same question .*VAL="):
+        check_sizes({"train": 5, "test": 0}, {"train": 0.8, "test": 0.2}, one_question=True)
     assert check_sizes({"train": 5, "test": 0}, {"train": 1.0, "test": 0.0}) == []
 
 

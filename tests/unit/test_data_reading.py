@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import load_examples
+from common.data import Example, load_examples
+from common.data.checks import TextFindings
 from common.data.files import open_data_file
 from common.data.json_rows import ArrayReader
+from common.data.meter import meter
 from common.data.rows import iter_blocks, rows_of
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
@@ -59,6 +61,21 @@ def test_blocks_of_any_size_give_the_same_rows(tmp_path, block_bytes):
     rows = [row for block in iter_blocks(file, 1000, block_bytes) for row in rows_of(block, 1000)]
     assert [row for _, row in rows] == ROWS
     assert [number for number, _ in rows] == [2, 4, 6, *range(8, 62)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_blocks_add_up_to_the_file(tmp_path, kind):
+    file = open_data_file(write(tmp_path / f"train.{kind}", ROWS * 60))
+    sizes = [block.size_bytes for block in iter_blocks(file, 1000, 1 << 16)]
+    assert sum(sizes) == file.size_bytes and sizes[0] > 0 and len(sizes) > 3
+
+
+def test_no_time_is_foretold_from_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("common.data.meter._LINE_EVERY_S", 0)
+    with meter("reading", 1000) as advance:
+        advance(0)
+        advance(1000)
+    assert capsys.readouterr().err.splitlines() == ["reading: 0%", "reading: 100%, about 0 s left"]
 
 
 @settings(deadline=None, max_examples=50)
@@ -130,6 +147,41 @@ def test_a_huge_json_integer_is_a_row_error(tmp_path):
     path.write_text('{"prompt": "q", "completion": "a", "n": ' + "9" * 5000 + "}\n")
     with pytest.raises(UserError, match=r"train\.jsonl:1: not readable JSON"):
         load_examples(path)
+    array = tmp_path / "train.json"
+    array.write_text(f"[\n{path.read_text()}]")
+    with pytest.raises(UserError, match=r"train\.json: line 2: not valid JSON: Exceeds the limit"):
+        load_examples(array)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "says"),
+    [
+        ("my data.csv.gz", b"\x1f\x8b", "gunzip -c '{}' > plain.csv"),
+        ("train.jsonl", b"PK\x03\x04", "unzip -p {} > plain.jsonl"),
+        ("my data.csv", b"\xff\xfe", "iconv -f UTF-16 -t UTF-8 '{}' > utf8.csv"),
+        ("data.xlsx", b"PK\x03\x04", "a spreadsheet — text is read — save it as CSV UTF-8"),
+        ("broken.csv", b'"a"x,b\n', "broken.csv: line 1: ',' expected .* look at row 1"),
+    ],
+)
+def test_what_is_no_text_file_is_told_with_the_way_to_one(tmp_path, name, start, says):
+    path = tmp_path / name
+    path.write_bytes(start)
+    with pytest.raises(UserError, match=says.format(path)):
+        load_examples(path)
+
+
+def test_signs_of_windows_read_as_latin_1_are_control_characters():
+    findings = TextFindings()
+    findings.check(Example(text="\x93quoted\x94"))
+    assert findings.control.count == 1
+
+
+def test_a_mail_address_beside_an_endless_word_is_found():
+    """Looked for from each of its characters on, such a word takes minutes."""
+    findings = TextFindings()
+    for text in ("@" + "a" * 300_000, "a" * 300_000 + " jane.doe@example.org"):
+        findings.check(Example(text=text))
+    assert findings.mails.count == 1
 
 
 def test_deep_nesting_is_a_row_error(tmp_path):

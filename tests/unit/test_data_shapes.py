@@ -19,6 +19,8 @@ QUESTION, ANSWER = "Who runs?", "The fox runs."
 PAIR = (("user", QUESTION), ("assistant", ANSWER))
 SYSTEM = ("system", "Be brief.")
 HEADED = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
+DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"  # as Llama-3.1's template writes them
+MESSAGES = [{"role": r, "content": c} for r, c in PAIR]
 SHAPES = {
     "messages": ({"messages": [{"role": r, "content": c} for r, c in (SYSTEM, *PAIR)]}, (SYSTEM, *PAIR)),
     "null extras": (
@@ -54,6 +56,25 @@ SHAPES = {
         {"prompt": [{"role": "user", "content": QUESTION}], "completion": [{"role": "assistant", "content": ANSWER}]},
         PAIR,
     ),
+    "messages in prompt and completion, with system": (
+        {"system": SYSTEM[1], "prompt": MESSAGES[:1], "completion": MESSAGES[1:]},
+        (SYSTEM, *PAIR),
+    ),
+    "a good answer": ({"prompt": QUESTION, "completion": ANSWER, "label": True, "tools": [], "history": None}, PAIR),
+    "messages without tools": ({"messages": MESSAGES, "tools": "[]"}, PAIR),
+    "sharegpt, answers trained": (
+        {
+            "conversations": [
+                {"from": "human", "value": QUESTION, "weight": 0},
+                {"from": "gpt", "value": ANSWER, "weight": 1.0, "train": True},
+            ]
+        },
+        PAIR,
+    ),
+    "instruction with history": (
+        {"instruction": "Why?", "input": "", "output": "So.", "history": [[QUESTION, ANSWER]], "system": SYSTEM[1]},
+        (SYSTEM, *PAIR, ("user", "Why?"), ("assistant", "So.")),
+    ),
     "instruction": ({"instruction": QUESTION, "input": "", "output": ANSWER}, PAIR),
     "instruction and input": (
         {"instruction": "Who?", "input": "A fox.", "output": ANSWER},
@@ -84,6 +105,22 @@ SHAPES = {
         {"text": HEADED.format(*PAIR[0]) + HEADED.format(*PAIR[1]).removesuffix("<|eot_id|>") + "<|end_of_text|>"},
         PAIR,
     ),
+    "llama-3.1 text": (
+        {"text": "".join(HEADED.format(r, (DATES if r == "system" else "") + c) for r, c in (SYSTEM, *PAIR))},
+        (SYSTEM, *PAIR),
+    ),
+    "llama-3.1 text without a system turn of its own": (
+        {"text": "".join(HEADED.format(*turn) for turn in (("system", DATES), *PAIR))},
+        PAIR,
+    ),
+    "gemma text": (
+        {"text": f"<bos><start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n{ANSWER}<end_of_turn>\n"},
+        PAIR,
+    ),
+    "qwen-3 text": (
+        {"text": f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{ANSWER}"},
+        PAIR,
+    ),
     "chatml text": (
         {"text": "".join(f"<|im_start|>{r}\n{c}<|im_end|>\n" for r, c in (SYSTEM, *PAIR))},
         (SYSTEM, *PAIR),
@@ -104,9 +141,10 @@ def test_shape_becomes_a_conversation(name):
     assert [message.content for message in example.prompt_messages] == [content for _, content in turns[:-1]]
 
 
-def test_running_text_stays_text():
-    example = ShapeReader().read({"text": "<s>Once upon a time.</s>"}, "")
-    assert (example.messages, example.text) == ((), "<s>Once upon a time.</s>")
+@pytest.mark.parametrize("text", ["<s>Once upon a time.</s>", "Once upon<|endoftext|>a time, <|> and <3."])
+def test_running_text_stays_text(text):
+    example = ShapeReader().read({"text": text}, "")
+    assert (example.messages, example.text) == ((), text)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +154,37 @@ def test_running_text_stays_text():
         "hello [INST] who [/INST] x",
         "<|im_start|>user\nno end <|im_start|>assistant\nx<|im_end|>",
         "<|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|>stray<|start_header_id|>assistant<|end_header_id|>x",
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>q<|END_OF_TURN_TOKEN|>",
+        "<\uff5cUser\uff5c>q<\uff5cAssistant\uff5c>a",
     ],
 )
 def test_text_that_only_begins_like_a_template_is_an_error(text):
     with pytest.raises(RowError, match="field 'text'"):
         ShapeReader().read({"text": text}, "")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "q", "completion": "a", "label": False}, "field 'label' marks a bad answer"),
+        ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:], "Label": "False"}, "field 'Label' marks a bad answer"),
+        ({"messages": MESSAGES, "tools": [{"type": "function"}]}, "field 'tools' names tools"),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 0}]},
+            r"field 'conversations\[1\].weight' is a number \(0\)",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train": False}]},
+            r"field 'conversations\[1\].train' is a boolean \(false\)",
+        ),
+        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, r"from' is \['gpt'\]"),
+        ({"instruction": "q", "output": "a", "history": [["q"]]}, r"field 'history\[0\]' is a list"),
+        ({"messages": MESSAGES, "system": 5}, r"field 'system' is a number \(5\), not text"),
+    ],
+)
+def test_what_a_row_says_of_itself_is_not_passed_over(row, says):
+    with pytest.raises(RowError, match=says):
+        ShapeReader().read(row, "")
 
 
 def test_mixed_shapes_are_counted(tmp_path):
@@ -143,6 +207,12 @@ def test_mixed_shapes_are_counted(tmp_path):
             {"Q": "q", "A": "a", "S": "s"},
             [("system", "s"), ("user", "q"), ("assistant", "a")],
         ),
+        (
+            {"prompt": "P", "completion": "C", "system": "S"},
+            {"P": MESSAGES[:1], "C": MESSAGES[1:], "S": SYSTEM[1]},
+            [SYSTEM, *PAIR],
+        ),
+        ({"prompt": "Q", "completion": "A"}, {"Q": "q", "A": "a", "label": False}, [("user", "q"), ("assistant", "a")]),
         ({"messages": "chat"}, {"chat": SHAPES["messages"][0]["messages"]}, [SYSTEM, *PAIR]),
         ({"conversations": "c"}, {"c": SHAPES["sharegpt"][0]["conversations"]}, list(PAIR)),
         ({"text": "t"}, {"t": SHAPES["mistral text"][0]["text"]}, list(PAIR)),

@@ -1,12 +1,19 @@
 """Model folders: what is refused and why, before and while loading. Run: pytest tests/unit/test_models.py"""
 
 import json
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 
+import download_model
 from common import checks, model_files, models
 from common.errors import ExitCode, UserError
 from common.hashing import sha256_of
@@ -120,6 +127,41 @@ def test_a_downloaded_model_is_found_and_its_revision_checked(tiny_folder, tmp_p
     with pytest.raises(UserError, match="holds revision abc, the recipe asks for def") as caught:
         model_files.find_model(ModelSettings(name="org/name", revision="def"))
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.fixture
+def hub(tiny_folder, tmp_path, monkeypatch):
+    """A hub with org/name, whose branch main is at commit abc."""
+    monkeypatch.setenv("RECETARIO_RUNS", str(tmp_path))
+    files = [SimpleNamespace(rfilename=path.name, size=path.stat().st_size) for path in tiny_folder.iterdir()]
+    info = SimpleNamespace(siblings=files, sha="abc")
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    monkeypatch.setattr(sys, "argv", ["download_model.py", "org/name", "--revision", "main"])
+
+    def set_download(download):
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+    set_download(lambda *_, local_dir, **__: shutil.copytree(tiny_folder, local_dir))
+    return SimpleNamespace(set_download=set_download)
+
+
+def test_a_download_is_known_by_its_commit_and_by_the_name_it_was_asked_for_by(hub, capsys):
+    download_model.main()
+    download_model.main()
+    assert "org/name at abc is here already" in capsys.readouterr().out
+    for revision in ("abc", "main", None):
+        found = model_files.find_model(ModelSettings(name="org/name", revision=revision))
+        assert found == model_files.model_folder("org/name")
+
+
+def test_a_gated_model_is_told_where_only_its_files_are_closed(hub):
+    def refuse(*_, **__):
+        response = httpx.Response(403, request=httpx.Request("GET", "https://hub.test"))
+        raise GatedRepoError("no", response=response)
+
+    hub.set_download(refuse)
+    with pytest.raises(UserError, match="org/name is gated .*bin.hf auth login"):
+        download_model.main()
 
 
 def test_weights_that_a_config_does_not_tell_of_are_named_before_memory_runs_out(tmp_path):

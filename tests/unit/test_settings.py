@@ -126,6 +126,12 @@ def test_paths_of_the_command_line_are_taken_from_where_the_user_stands(tmp_path
         ("model: {precision: fp61}", "allowed: auto, bf16, fp16, fp32, nf4"),
         ("training: 3", "'training' must hold keys"),
         ("training: {epochs: 1, epochs: 2}", "key 'epochs' is written twice"),
+        ("data: {train: {{ path }}}", "mine.yaml:2: a key must be a word"),
+        (
+            "epochs: 5",
+            "unknown group 'epochs' — groups: model, data, method, training, evaluation, output — "
+            "did you mean training.epochs?",
+        ),
         ("training: {epochs: [}", "mine.yaml:2"),
         ("model: {name: !!python/object/apply:os.system [x]}", "could not determine a constructor"),
     ],

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from common.chat.lengths import LengthPolicy
 from common.data.examples import Example
+
+Content = TypeVar("Content")
 
 
 def cache_key(policy: LengthPolicy, examples: Sequence[Example]) -> str:
@@ -35,25 +38,30 @@ def combine(policy: LengthPolicy, data_key: str) -> str:
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def cached(folder: Path, key: str, fill: Callable[[Path], None]) -> Path:
-    """Return the entry ``key`` of ``folder``, after ``fill`` has written it if it is not there.
+def cached(folder: Path, key: str, fill: Callable[[Path], None], read: Callable[[Path], Content]) -> Content:
+    """Return what ``read`` makes of the entry ``key`` of ``folder``, after ``fill`` has written it if it is not there.
 
-    An entry appears under its name when it is complete, by one rename, so that an interrupted run leaves none.
+    An entry appears under its name when it is complete, by one rename, so that an interrupted run leaves none. One that
+    ``read`` cannot take, raising what a damaged file raises, is made anew.
     """
     entry = Path(folder) / key
-    if not entry.is_dir():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
+    if entry.is_dir():
         try:
-            fill(temporary)
-            _sync(temporary)
-            temporary.rename(entry)
-        except OSError:
-            if not entry.is_dir():  # not made by another process in the meantime either
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return entry
+            return read(entry)
+        except (OSError, EOFError, ValueError, LookupError):
+            shutil.rmtree(entry)
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
+    try:
+        fill(temporary)
+        _sync(temporary)
+        temporary.rename(entry)
+    except OSError:
+        if not entry.is_dir():  # not made by another process in the meantime either
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return read(entry)
 
 
 @cache

@@ -1,5 +1,6 @@
 """dataset_card.json: what a prepared data set is made of, what was left out and why. The same input, the same card."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from common.chat.cache import code_version
 from common.chat.pipeline import Outcome
 from common.chat.worker import FileJob
 from common.data.files import DataFile
+from common.data.splits import SPLITS
 from common.hashing import sha256_of
+
+CARD = "dataset_card.json"
 
 
 def describe_dataset(
@@ -46,6 +50,15 @@ def describe_dataset(
         "notes": outcome.notes,
         "code_sha256": code_version(),
     }
+
+
+def find_written(folder: Path) -> list[str]:
+    """Return the names of the data files in ``folder`` that its card, if there is one, says were written with it."""
+    try:
+        splits = json.loads((folder / CARD).read_text(encoding="utf-8"))["splits"]
+    except (OSError, ValueError, LookupError):
+        return []
+    return [f"{split}.jsonl" for split in SPLITS if split in splits]
 
 
 def _describe_split(path: Path, name: str, outcome: Outcome) -> dict:

@@ -61,11 +61,14 @@ def write_encoded(dataset: EncodedDataset, folder: Path) -> None:
 
 
 def open_encoded(entry: Path) -> EncodedDataset:
-    """Open an entry; its tokens stay on disk until they are read."""
+    """Open an entry; its tokens stay on disk until they are read. Raises ValueError when its parts do not fit."""
     offsets = np.load(entry / "offsets.npy")
     about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
     empty = not offsets[-1]
     tokens = np.empty(0, np.uint32) if empty else np.memmap(entry / "tokens.u32", np.uint32, "r")
+    examples = len(offsets) - 1
+    if offsets[-1] != len(tokens) or len(about["sources"]) not in (0, examples):  # the pipeline's have no sources
+        raise ValueError(f"the files of {entry} do not fit each other")
     return EncodedDataset(tokens, offsets, about["report"], about["sources"])
 
 
@@ -90,10 +93,8 @@ def encode_examples(
     policy = LengthPolicy(encoder_for(tokenizer), max_length_tokens, on_overlong, loss_on)
     if cache_folder is None:
         return _encode(policy, examples)
-    entry = cached(
-        cache_folder, cache_key(policy, examples), lambda folder: write_encoded(_encode(policy, examples), folder)
-    )
-    return open_encoded(entry)
+    key = cache_key(policy, examples)
+    return cached(cache_folder, key, lambda folder: write_encoded(_encode(policy, examples), folder), open_encoded)
 
 
 def check_limit(tokenizer, max_length_tokens: int, model_positions: int | None = None) -> None:

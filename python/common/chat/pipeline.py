@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,14 +92,14 @@ def parts_of(
     if workers < 1:
         local = worker.Worker(job)
         for block in blocks:
-            yield local.work(block), len(block.lines)
+            yield local.work(block), block.size_bytes
         return
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
     pool = ProcessPoolExecutor(workers, context, worker.start, (job,))
     waiting: deque[tuple[Future, int]] = deque()
     try:
         for block in blocks:
-            waiting.append((pool.submit(worker.work, block), len(block.lines)))
+            waiting.append((pool.submit(worker.work, block), block.size_bytes))
             if len(waiting) >= _AHEAD * workers:  # else the whole file would wait in the queue
                 future, size_bytes = waiting.popleft()
                 yield future.result(), size_bytes
@@ -141,14 +142,29 @@ class Sink:
         return self
 
     def __exit__(self, *_):
-        for file in self.files.values():
-            file.close()
+        with self._writing():
+            for file in self.files.values():
+                file.close()
 
     def flush(self) -> None:
-        for file in self.files.values():
-            file.flush()
+        with self._writing():
+            for file in self.files.values():
+                file.flush()
 
     def write(self, part: Part) -> None:
+        with self._writing():
+            self._write(part)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn a write that fails, for a full disk above all, into UserError 74."""
+        try:
+            yield
+        except OSError as error:
+            what = f"cannot write in {self.folder}: {error.strerror or error}"
+            raise UserError(Problem(what, next_step="free some space, then run it again"), ExitCode.IO) from error
+
+    def _write(self, part: Part) -> None:
         for name, kept in self.small.items():
             if (array := getattr(part, name)) is not None:
                 kept.append(array)
@@ -166,7 +182,8 @@ class Sink:
     def finish(self, checker: RowChecker, report: LengthReport, notes: list[str], allow_leak: bool) -> Outcome:
         kept, splits, numbers, prints = (self._all(name) for name in ("kept", "splits", "numbers", "fingerprints"))
         sizes = {name: int((splits[kept] == index).sum()) for index, name in enumerate(self.names)}
-        notes = notes + check_sizes(sizes, self.job.shares)
+        one_question = len(prints) > 1 and bool((prints[:, 2] == prints[0, 2]).all())
+        notes = notes + check_sizes(sizes, self.job.shares, one_question)
 
         def source_of(row: int) -> str:
             return f"{self.job.name}:{numbers[row]}"
@@ -181,7 +198,8 @@ class Sink:
                 name: self._all("lengths")[splits[kept] == index] for index, name in enumerate(self.names)
             }
         if self._writes_tokens:
-            self._write_index(outcome, splits[kept], numbers[kept])
+            with self._writing():
+                self._write_index(outcome, splits[kept], numbers[kept])
         return outcome
 
     def check_leaks(self, source_of: Callable[[int], str], allow_leak: bool) -> LeakReport | None:

@@ -17,21 +17,22 @@ from common.errors import ExitCode, Problem, UserError
 # Some templates write today's date into the system turn; the ids of an example must not depend on the day.
 TEMPLATE_DATE = "26 Jul 2024"
 _PAD = "\u2003"  # white space no template writes: if it is gone, the template strips the content
-_SENTINEL = re.compile(f"({_PAD}?)\ue000([0-9]+)\ue001({_PAD}?)")
+_BREAKS = "\n" * 7  # more of them than a template writes: if they are gone, it strips line breaks
+_SENTINEL = re.compile(f"({_BREAKS})?({_PAD}?)\ue000([0-9]+)\ue001({_PAD}?)({_BREAKS})?")
+# What a template may take off a side of a content: nothing, line breaks, all white space.
+_STRIPPED = {"": "", "breaks": "\n", "space": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A hole for the content of message ``index``; the template may strip it on either side."""
+    """A hole for the content of message ``index``; the template may strip "breaks" or "space" on either side."""
 
     index: int
-    strip_left: bool
-    strip_right: bool
+    strip_left: str
+    strip_right: str
 
     def fill(self, content: str) -> str:
-        if self.strip_left:
-            content = content.lstrip()
-        return content.rstrip() if self.strip_right else content
+        return content.lstrip(_STRIPPED[self.strip_left]).rstrip(_STRIPPED[self.strip_right])
 
 
 @dataclass(slots=True)
@@ -74,7 +75,8 @@ def build_skeleton(tokenizer, special_tokens: dict, roles: tuple[str, ...]) -> S
     these roles, 78 when the template cannot be used for training (it loses a turn, or its generation prompt is not
     what precedes an answer).
     """
-    marked = [{"role": role, "content": f"{_PAD}\ue000{i}\ue001{_PAD}"} for i, role in enumerate(roles)]
+    sides = f"{_BREAKS}{_PAD}", f"{_PAD}{_BREAKS}"
+    marked = [{"role": role, "content": f"\ue000{i}\ue001".join(sides)} for i, role in enumerate(roles)]
     try:
         full = render(tokenizer, marked)
         turns = {  # of each answer: the generation prompt before it, and the conversation through it
@@ -209,10 +211,15 @@ def _split(rendered: str) -> tuple[list[str], list[Slot]]:
     """Split at the sentinels: n slots, n + 1 literals."""
     fields = _SENTINEL.split(rendered)
     slots = [
-        Slot(int(fields[i + 1]), strip_left=not fields[i], strip_right=not fields[i + 2])
-        for i in range(1, len(fields), 4)
+        Slot(int(index), _missing(pad, breaks), _missing(pad_after, breaks_after))
+        for breaks, pad, index, pad_after, breaks_after in zip(*(fields[i::6] for i in range(1, 6)), strict=True)
     ]
-    return fields[::4], slots
+    return fields[::6], slots
+
+
+def _missing(pad: str, breaks: str | None) -> str:
+    """What the template has stripped on a side of a content (see :class:`Slot`)."""
+    return "space" if not pad else "" if breaks else "breaks"
 
 
 def _outline(rendered: str) -> list[str | Slot]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from common.data.examples import Example
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MARKUP = re.compile(r"<(?:\|[a-zA-Z_]{1,40}\||/?s|</?SYS>|(?:start|end)_of_turn|bos|eos|pad|unk)>|\[/?INST\]")
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]*\w")  # from a word's beginning only: quadratic otherwise
 # What a secret begins with (looked for first, which is cheap) → the whole of it, and its kind.
 _SECRETS = {
     "hf_": (re.compile(r"\bhf_[A-Za-z0-9]{30,}"), "Hugging Face token"),

@@ -1,6 +1,7 @@
 """Opening a data file: is it one, and in which format? Answered before a row is read."""
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ FORMATS = {
     ".parquet": "parquet",
 }
 _MAGIC = {
-    b"\x1f\x8b": ("gzip", "gunzip"),
-    b"PK\x03\x04": ("zip", "unzip"),
-    b"BZh": ("bzip2", "bunzip2"),
-    b"\xfd7zXZ": ("xz", "unxz"),
-    b"\x28\xb5\x2f\xfd": ("zstandard", "unzstd"),
+    b"\x1f\x8b": ("gzip", "gunzip -c"),
+    b"PK\x03\x04": ("zip", "unzip -p"),
+    b"BZh": ("bzip2", "bunzip2 -c"),
+    b"\xfd7zXZ": ("xz", "unxz -c"),
+    b"\x28\xb5\x2f\xfd": ("zstandard", "unzstd -c"),
 }
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -94,18 +96,21 @@ def _suggest(path: Path) -> str:
 
 
 def _check_encoding(path: Path, head: bytes) -> None:
+    if path.suffix.lower() in _SPREADSHEETS:
+        problem = Problem(f"{path.name}: a spreadsheet", "text is read", "save it as CSV UTF-8 and give that file")
+        raise UserError(problem, ExitCode.DATA)
+    ending = next((suffix for suffix in reversed(path.suffixes) if suffix.lower() in FORMATS), ".jsonl")
+    quoted = shlex.quote(str(path))
     for magic, (name, tool) in _MAGIC.items():
         if head.startswith(magic):
-            raise UserError(
-                Problem(f"{path.name}: compressed with {name}", "plain files are read", f"{tool} it first"),
-                ExitCode.DATA,
-            )
+            way = f"{tool} {quoted} > plain{ending}"
+            raise UserError(Problem(f"{path.name}: compressed with {name}", "plain files are read", way), ExitCode.DATA)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(head) > 3 and head[:4].count(0) >= 2):
         raise UserError(
             Problem(
                 f"{path.name}: looks like UTF-16",
                 "UTF-8 is read",
-                f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}",
+                f"iconv -f UTF-16 -t UTF-8 {quoted} > utf8{ending}",
             ),
             ExitCode.DATA,
         )

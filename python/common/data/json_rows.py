@@ -10,6 +10,7 @@ from common.data.problems import RowError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES = 1 << 20
+_RECODE = "if Excel wrote it, or it is Latin-1: iconv -f CP1252 -t UTF-8 FILE"
 
 
 def parse_row(raw: bytes) -> dict:
@@ -43,7 +44,7 @@ def decode(raw: bytes) -> str:
         raise RowError(
             f"not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start} of the line)",
             "UTF-8 is read",
-            "if it is Latin-1: iconv -f LATIN1 -t UTF-8",
+            _RECODE,
         ) from None
 
 
@@ -104,7 +105,7 @@ class ArrayReader:
                     return value
             except _StrictError as error:
                 raise RowError(f"line {self._line()}: {error}") from None
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 # Broken, or merely not read to its end yet: an error near the end of what was read may be either.
                 position = getattr(error, "pos", self._at)
                 unfinished = "Unterminated" in str(error) or len(self._buffer) - position < 64
@@ -142,9 +143,7 @@ class ArrayReader:
             text = self._decode.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             lines = self._lines + self._buffer.count("\n", self._at) + chunk[: max(error.start, 0)].count(b"\n")
-            raise RowError(
-                f"line {lines}: not UTF-8", "UTF-8 is read", "if it is Latin-1: iconv -f LATIN1 -t UTF-8"
-            ) from None
+            raise RowError(f"line {lines}: not UTF-8", "UTF-8 is read", _RECODE) from None
         self._buffer, self._at, self._ended = self._buffer[self._at :] + text, 0, not chunk
 
     def _line(self) -> int:

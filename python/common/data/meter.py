@@ -28,6 +28,7 @@ def meter(label: str, total_bytes: int):
             state["told"] = now
             share = state["done"] / max(1, total_bytes)
             left_s = (now - state["started"]) * (1 - share) / max(share, 1e-9)
-            print(f"{label}: {share:.0%}, about {left_s:.0f} s left", file=sys.stderr, flush=True)
+            left = f", about {left_s:.0f} s left" if share else ""
+            print(f"{label}: {share:.0%}{left}", file=sys.stderr, flush=True)
 
     yield advance

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from common.runs.folders import sync_folder
 
 
 @contextmanager
-def publish(folder: Path, names: Sequence[str], *, force: bool = False) -> Iterator[Path]:
+def publish(folder: Path, names: Sequence[str], *, force: bool = False, replaced: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a working folder; when the block ends without an error, move the files ``names`` from it into ``folder``.
 
-    After an error nothing is left behind, folders included. Raises UserError 73 when ``folder`` cannot be written or
-    holds one of the files already (unless ``force``).
+    Then files of an earlier set, ``replaced``, go. After an error nothing is left behind, folders included. Raises
+    UserError 73 when ``folder`` cannot be written or holds one of the files already (unless ``force``).
     """
     present = [name for name in names if (folder / name).exists()]
     if present and not force:
@@ -36,19 +36,21 @@ def publish(folder: Path, names: Sequence[str], *, force: bool = False) -> Itera
         ) from error
     try:
         yield work
-        _move(work, folder, names)
+        _move(work, folder, names, set(replaced) - set(names))
         made = []
     finally:
         shutil.rmtree(work, ignore_errors=True)
         _remove_empty(made)
 
 
-def _move(work: Path, folder: Path, names: Sequence[str]) -> None:
+def _move(work: Path, folder: Path, names: Sequence[str], replaced: Iterable[str]) -> None:
     for name in names:
         with (work / name).open("rb") as file:
             os.fsync(file.fileno())
     for name in names:
         (work / name).replace(folder / name)
+    for name in replaced:
+        (folder / name).unlink(missing_ok=True)
     sync_folder(folder)
 
 

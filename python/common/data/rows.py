@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from common.data.files import BOM, DataFile
 from common.data.json_rows import ArrayReader, parse_row
@@ -15,9 +16,13 @@ _BLOCK_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some rows that follow one another: whole lines of JSONL (``first`` is the first's number), or parsed rows."""
+    """Some rows that follow one another: whole lines of JSONL (``first`` is the first's number), or parsed rows.
+
+    ``size_bytes`` of the file are theirs; of parsed rows, about so many.
+    """
 
     first: int
+    size_bytes: int
     lines: bytes = b""
     rows: list[tuple[int, dict | RowError]] | None = None
 
@@ -28,13 +33,15 @@ def iter_blocks(file: DataFile, max_row_chars: int, block_bytes: int = BLOCK_BYT
         yield from _line_blocks(file, max_row_chars, block_bytes)
         return
     rows: list[tuple[int, dict | RowError]] = []
-    for numbered in _parsed_rows(file, max_row_chars):
-        rows.append(numbered)
-        if len(rows) == _BLOCK_ROWS:
-            yield Block(rows[0][0], rows=rows)
-            rows = []
+    done_bytes = 0
+    with file.path.open("rb") as raw:
+        for numbered in _parsed_rows(file, raw, max_row_chars):
+            rows.append(numbered)
+            if len(rows) == _BLOCK_ROWS:
+                yield Block(rows[0][0], raw.tell() - done_bytes, rows=rows)
+                rows, done_bytes = [], raw.tell()
     if rows:
-        yield Block(rows[0][0], rows=rows)
+        yield Block(rows[0][0], file.size_bytes - done_bytes, rows=rows)
 
 
 def rows_of(block: Block, max_row_chars: int) -> Iterator[tuple[int, dict | RowError]]:
@@ -83,21 +90,20 @@ def _line_blocks(file: DataFile, max_row_chars: int, block_bytes: int) -> Iterat
                     raise _fatal(file, f"line {number} has more than {longest:,} bytes", "one row a line is read")
                 continue
             lines, rest = rest + chunk[:end], chunk[end:]
-            yield Block(number, lines=lines)
+            yield Block(number, len(lines), lines)
             number += lines.count(b"\n")
     if rest.strip():
-        yield Block(number, lines=rest)
+        yield Block(number, len(rest), rest)
 
 
-def _parsed_rows(file: DataFile, max_row_chars: int) -> Iterator[tuple[int, dict | RowError]]:
+def _parsed_rows(file: DataFile, raw: BinaryIO, max_row_chars: int) -> Iterator[tuple[int, dict | RowError]]:
     try:
         if file.format == "json":
-            with file.path.open("rb") as raw:
-                yield from ArrayReader(raw, 4 * max_row_chars)
+            yield from ArrayReader(raw, 4 * max_row_chars)
         elif file.format == "parquet":
-            yield from read_parquet(file)
+            yield from read_parquet(file, raw)
         else:
-            yield from read_table(file)
+            yield from read_table(file, raw)
     except RowError as error:  # one that has no row to belong to: nothing after it can be read
         raise _fatal(file, error.reason, error.allowed, error.next_step) from None
 

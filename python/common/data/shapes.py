@@ -9,10 +9,19 @@ from functools import partial
 from types import MappingProxyType
 
 from common.data import business_analyst, business_analyst_rows
-from common.data.examples import ROLES, Example, Message
+from common.data.examples import Example, Message
 from common.data.json_rows import describe
-from common.data.problems import RowError, option_for
+from common.data.problems import RowError
 from common.data.text_templates import parse_turns
+from common.data.turns import (
+    check_turns,
+    put_system_first,
+    read_history,
+    read_messages,
+    read_sharegpt,
+    read_text,
+    read_turns,
+)
 from common.errors import did_you_mean
 
 # (shape, columns of the question, optional column added to it, column of the answer), the first that fits wins.
@@ -39,7 +48,19 @@ KNOWN_SHAPES = (
     "concept + requirements",
 )
 MAPPABLE = ("prompt", "completion", "system", "messages", "conversations", "text")
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# Columns beside a conversation that say what cannot be heeded: when they do, what they say, and what holds instead.
+_UNHEEDED = {
+    "label": (
+        lambda value: str(value).strip().lower() == "false",
+        "marks a bad answer",
+        "every answer is learnt as a good one",
+    ),
+    "tools": (
+        lambda value: str(value).strip() not in ("None", "", "[]", "{}", "null"),
+        "names tools that answers may call",
+        "no tools are trained",
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -75,9 +96,9 @@ class ShapeReader:
         if absent:
             raise _missing(absent[0], row)
         if "messages" in names:
-            return lambda row: ("mapped", _read_turns(row, names["messages"], names.get("system")), None)
+            return lambda row: ("mapped", read_turns(row, names["messages"], names.get("system")), None)
         if "conversations" in names:
-            return lambda row: ("mapped", _read_sharegpt(row, names["conversations"], names.get("system")), None)
+            return lambda row: ("mapped", read_sharegpt(row, names["conversations"], names.get("system")), None)
         if "text" in names:
             return lambda row: _read_text(row, names["text"])
         return lambda row: (
@@ -90,15 +111,9 @@ class ShapeReader:
         if business_analyst_rows.is_business_analyst_row(row):
             return self._read_business_analyst if _is_stable_business_analyst(row) else self._choose_and_read
         lowered = {str(name).strip().lower(): name for name in row}
-        if "messages" in lowered:
-            return lambda row: ("messages", _read_turns(row, lowered["messages"], lowered.get("system")), None)
-        if "conversations" in lowered:
-            read = partial(_read_sharegpt, name=lowered["conversations"], system=lowered.get("system"))
-            return lambda row: ("conversations", read(row), None)
-        for shape, prompt, extra, answer in _PAIRS:
-            if prompt in lowered and answer in lowered:
-                names = (lowered[prompt], lowered.get(extra), lowered[answer], lowered.get("system"))
-                return lambda row, shape=shape, names=names: (shape, _read_pair(row, *names), None)
+        if read := _find_conversation(lowered):
+            marks = {lowered[name]: rule for name, rule in _UNHEEDED.items() if name in lowered}
+            return partial(_read_unless_marked, read, marks) if marks else read
         if "text" in lowered:
             return lambda row: _read_text(row, lowered["text"])
         for _, prompt, _, answer in _PAIRS:
@@ -132,109 +147,52 @@ class ShapeReader:
         return "business-analyst", messages, None
 
 
-def check_turns(messages: list[Message], allow_empty: bool = False) -> None:
-    """Raise RowError unless the roles are: perhaps system, then user and assistant by turns, the assistant last."""
-    roles = [message.role for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    regular = ["user", "assistant"] * (len(turns) // 2)
-    if not turns or turns != regular:
-        raise RowError(
-            f"roles are {' → '.join(roles) or 'none'}",
-            "allowed: (system →) user → assistant, repeated, the assistant last",
-        )
-    for index, message in enumerate(messages):
-        if not message.content.strip() and not (allow_empty and message.role == "assistant"):
-            what = "the answer" if index == len(messages) - 1 else f"the {message.role}'s turn {index + 1}"
-            hint = f"or let them pass: {option_for('allow_empty')}" if message.role == "assistant" else ""
-            raise RowError(f"{what} is empty", "text is needed", hint)
+def _find_conversation(lowered: Mapping[str, str]) -> Callable | None:
+    """Return the reader of the first shape that the columns (lowered name → name) fit, running text left aside."""
+    system = lowered.get("system")
+    if "messages" in lowered:
+        return lambda row: ("messages", read_turns(row, lowered["messages"], system), None)
+    if "conversations" in lowered:
+        return lambda row: ("conversations", read_sharegpt(row, lowered["conversations"], system), None)
+    for shape, prompt, extra, answer in _PAIRS:
+        if prompt in lowered and answer in lowered:
+            names = (lowered[prompt], lowered.get(extra), lowered[answer], system, lowered.get("history"))
+            return lambda row, shape=shape, names=names: (shape, _read_pair(row, *names), None)
+    return None
 
 
-def _read_pair(row: Mapping, prompt: str, extra: str | None, answer: str, system: str | None) -> list[Message]:
+def _read_unless_marked(read: Callable, marks: Mapping[str, tuple], row: Mapping) -> tuple:
+    """Read a row, or raise RowError where a column says of it what cannot be heeded (see :data:`_UNHEEDED`)."""
+    for name, (says_so, what, allowed) in marks.items():
+        if says_so(row[name]):
+            way = "leave such rows out, or say which columns count, with --columns"
+            raise RowError(f"field '{name}' {what}", allowed, way)
+    return read(row)
+
+
+def _read_pair(
+    row: Mapping, prompt: str, extra: str | None, answer: str, system: str | None, history: str | None = None
+) -> list[Message]:
     if isinstance(row[prompt], list) and isinstance(row[answer], list):
-        return _read_messages(row[prompt], prompt) + _read_messages(row[answer], answer)
-    question = _text(row, prompt)
+        messages = read_messages(row[prompt], prompt) + read_messages(row[answer], answer)
+        return put_system_first(messages, row, system)
+    question = read_text(row, prompt)
     if not question.strip():
         raise RowError(f"field '{prompt}' is empty", "text is needed")
     if extra and row[extra] is not None:
-        context = _text(row, extra)
+        context = read_text(row, extra)
         question = f"{question}\n\n{context}" if context.strip() else question
-    completion = _text(row, answer)
-    messages = [Message("user", question), Message("assistant", completion)]
-    if system and row[system] is not None and _text(row, system).strip():
-        messages.insert(0, Message("system", row[system]))
-    return messages
+    turns = [Message("user", question), Message("assistant", read_text(row, answer))]
+    return put_system_first(read_history(row, history) + turns, row, system)
 
 
 def _read_text(row: Mapping, name: str) -> tuple:
-    text = _text(row, name)
+    text = read_text(row, name)
     parsed = parse_turns(text)
     if parsed is None:
         return "text (running)", [], text
     template, turns = parsed
     return f"text ({template} template)", turns, None
-
-
-def _read_messages(value: object, name: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise RowError(f"field '{name}' is {describe(value)}, not a list of messages")
-    messages = []
-    for index, item in enumerate(value):
-        where = f"{name}[{index}]"
-        if not isinstance(item, Mapping):
-            raise RowError(f"field '{where}' is {describe(item)}, not an object with role and content")
-        unknown = sorted(key for key in item if key not in ("role", "content") and item[key] is not None)
-        if unknown:
-            raise RowError(
-                f"field '{where}' has the extra key '{unknown[0]}'; roles are {_roles(value)}", "allowed: role, content"
-            )
-        role, content = item.get("role"), item.get("content")
-        if role not in ROLES:
-            hint = did_you_mean(role, ROLES) if isinstance(role, str) else ""
-            raise RowError(
-                f"field '{where}.role' is {role!r}; roles are {_roles(value)}", f"allowed: {', '.join(ROLES)}", hint
-            )
-        if not isinstance(content, str):
-            raise RowError(f"field '{where}.content' is {describe(content)}, not text")
-        messages.append(Message(role, content))
-    if not messages:
-        raise RowError(f"field '{name}' is an empty list", "at least a user's and an assistant's turn are needed")
-    return messages
-
-
-def _read_turns(row: Mapping, name: str, system: str | None) -> list[Message]:
-    """Return the turns in column ``name``; text in column ``system`` comes first, where they have no system turn."""
-    messages, text = _read_messages(row[name], name), row.get(system) if system else None
-    if isinstance(text, str) and text.strip() and messages[0].role != "system":
-        messages.insert(0, Message("system", text))
-    return messages
-
-
-def _read_sharegpt(row: Mapping, name: str, system: str | None) -> list[Message]:
-    turns = row[name]
-    if not isinstance(turns, list):
-        raise RowError(f"field '{name}' is {describe(turns)}, not a list of turns")
-    if any(isinstance(turn, Mapping) and "role" in turn for turn in turns):
-        return _read_turns(row, name, system)
-    renamed = []
-    for index, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
-            raise RowError(f"field '{name}[{index}]' has no 'from' and 'value'")
-        speaker = turn["from"]
-        if speaker not in _SHAREGPT_ROLES:
-            said = " → ".join(str(t.get("from")) for t in turns if isinstance(t, Mapping))
-            raise RowError(
-                f"field '{name}[{index}].from' is {speaker!r}; roles are {said}",
-                f"allowed: {', '.join(_SHAREGPT_ROLES)}",
-            )
-        renamed.append({"role": _SHAREGPT_ROLES[speaker], "content": turn["value"]})
-    return _read_turns({**row, name: renamed}, name, system)
-
-
-def _text(row: Mapping, name: str) -> str:
-    value = row[name]
-    if not isinstance(value, str):
-        raise RowError(f"field '{name}' is {describe(value)}, not text", "text in quotes is needed")
-    return value
 
 
 def _missing(name: str, row: Mapping) -> RowError:
@@ -243,10 +201,6 @@ def _missing(name: str, row: Mapping) -> RowError:
 
 def _names(row: Mapping) -> str:
     return ", ".join(str(name) for name in row) or "no fields"
-
-
-def _roles(value: list) -> str:
-    return " → ".join(str(item.get("role")) for item in value if isinstance(item, Mapping))
 
 
 def _is_stable_business_analyst(row: Mapping) -> bool:

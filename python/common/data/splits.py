@@ -9,6 +9,7 @@ from common.errors import ExitCode, Problem, UserError
 
 SPLITS = ("train", "validation", "test")
 _MASK = (1 << 64) - 1
+_ROUNDING = 1e-9  # below it, what is left of 1 is no share: 1 - 0.7 - 0.3 is not 0
 
 
 def split_shares(train: float, validation: float | None = None) -> dict[str, float]:
@@ -17,12 +18,13 @@ def split_shares(train: float, validation: float | None = None) -> dict[str, flo
         raise UserError(Problem(f"the training share is {train}", "allowed: above 0 and below 1"), ExitCode.USAGE)
     rest = 1 - train
     validation = rest / 2 if validation is None else validation
-    if not 0 <= validation <= rest + 1e-9:
+    if not 0 <= validation <= rest + _ROUNDING:
         raise UserError(
             Problem(f"the validation share is {validation}", f"allowed: 0 to {rest:g}, what training leaves"),
             ExitCode.USAGE,
         )
-    return {"train": train, "validation": validation, "test": max(0.0, rest - validation)}
+    test = rest - validation
+    return {"train": train, "validation": validation, "test": test if test > _ROUNDING else 0.0}
 
 
 def split_of(prompt_hash: int, shares: Mapping[str, float], seed: int = 0) -> str:
@@ -35,19 +37,26 @@ def split_of(prompt_hash: int, shares: Mapping[str, float], seed: int = 0) -> st
     return next(iter(shares))
 
 
-def check_sizes(sizes: Mapping[str, int], shares: Mapping[str, float]) -> list[str]:
-    """Return notes about odd splits. Raises UserError 65 when one that was asked for is empty."""
+def check_sizes(sizes: Mapping[str, int], shares: Mapping[str, float], one_question: bool = False) -> list[str]:
+    """Return notes about odd splits. Raises UserError 65 when one that was asked for is empty.
+
+    With ``one_question`` all rows, several, ask the same, so that no seed puts them into different splits.
+    """
     empty = [name for name, share in shares.items() if share > 0 and not sizes.get(name)]
     if empty:
         counts = ", ".join(f"{name} {sizes.get(name, 0):,}" for name in shares)
-        raise UserError(
-            Problem(
-                f"the {empty[0]} split is empty ({counts})",
-                "every split needs a row",
-                "add rows, or change the shares or the seed",
-            ),
-            ExitCode.DATA,
+        problem = Problem(
+            f"the {empty[0]} split is empty ({counts})",
+            "every split needs a row",
+            "add rows, or change the shares or the seed",
         )
+        if one_question:
+            problem = Problem(
+                f"{problem.what}: all rows ask the same question",
+                "rows that ask the same are in one split",
+                "divide them yourself: one file to train on (TRAIN=), one for validation (VAL=)",
+            )
+        raise UserError(problem, ExitCode.DATA)
     return [
         f"the {name} split ({sizes[name]:,} rows) is larger than the training split ({sizes['train']:,} rows)"
         for name in sizes

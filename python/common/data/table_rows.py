@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from common.data.files import BOM, DataFile
 from common.data.json_rows import decode
@@ -12,33 +13,38 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BATCH_ROWS = 1024
 
 
-def read_table(file: DataFile) -> Iterator[tuple[int, dict | RowError]]:
-    """Yield (row number, row or what is wrong with it). The header is row 1, as a spreadsheet shows it.
+def read_table(file: DataFile, raw: BinaryIO) -> Iterator[tuple[int, dict | RowError]]:
+    """Yield (row number, row or what is wrong with it) of ``raw``, which is ``file`` opened.
+
+    The header is row 1, as a spreadsheet shows it.
 
     Raises UserError 65 for a header that cannot be used; RowError where reading cannot go on.
     """
     csv.field_size_limit(1 << 30)  # the length of a row is limited elsewhere, with a better message
-    with file.path.open("rb") as raw:
-        reader = csv.reader(_lines(raw), delimiter=_DELIMITERS[file.format], strict=True)
+    reader = csv.reader(_lines(raw), delimiter=_DELIMITERS[file.format], strict=True)
+    number = 0
+    try:
+        header = next((cells for cells in reader if cells), [])
+        _check_header(file, header)
         number = 1
-        try:
-            header = next((cells for cells in reader if cells), [])
-            _check_header(file, header)
-            for number, cells in enumerate(reader, 2):
-                if not cells:  # a blank line
-                    continue
-                if len(cells) == len(header):
-                    yield number, dict(zip(header, cells, strict=True))
-                else:
-                    yield number, RowError(f"has {len(cells)} fields, the header has {len(header)}")
-        except csv.Error as error:
-            raise RowError(
-                f"line {reader.line_num}: {error}", "quotes open and close within a field", f"look at row {number + 1}"
-            ) from None
+        for number, cells in enumerate(reader, 2):
+            if not cells:  # a blank line
+                continue
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                yield number, RowError(f"has {len(cells)} fields, the header has {len(header)}")
+    except csv.Error as error:
+        if not number:  # quoted names with another delimiter between them are no CSV either
+            raw.seek(0)
+            _check_header(file, [decode(raw.readline().removeprefix(BOM)).strip()])
+        raise RowError(
+            f"line {reader.line_num}: {error}", "quotes open and close within a field", f"look at row {number + 1}"
+        ) from None
 
 
-def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
-    """Yield (row number from 1, row) of a Parquet file."""
+def read_parquet(file: DataFile, raw: BinaryIO) -> Iterator[tuple[int, dict]]:
+    """Yield (row number from 1, row) of a Parquet file; ``raw``, open on it, is kept about as far in it as the rows."""
     import pyarrow
     import pyarrow.parquet
 
@@ -50,6 +56,7 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, dict]]:
                 raise UserError(problem, ExitCode.DATA)
             number = 0
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                raw.seek(file.size_bytes * (number + len(batch)) // max(1, parquet.metadata.num_rows))
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -78,14 +85,16 @@ def _check_header(file: DataFile, header: list[str]) -> None:
     if not header:
         raise UserError(Problem(f"{file.name}: 0 rows", "there are blank lines only"), ExitCode.DATA)
     if len(header) == 1:
-        other = next((sign for sign in (";", "\t", "|", ",") if sign in header[0]), None)
+        own = _DELIMITERS[file.format]
+        other = next((sign for sign in (";", "\t", "|", ",") if sign in header[0] and sign != own), None)
         if other:
             name = {"\t": "a tab"}.get(other, f"'{other}'")
+            ending = next((ending for ending, sign in _DELIMITERS.items() if sign == other), None)
             raise UserError(
                 Problem(
                     f"{file.name}: one column named '{header[0]}': is the delimiter {name}?",
                     "a .csv is separated by commas, a .tsv by tabs",
-                    "save it so, or name it .tsv",
+                    "save it so" + (f", or name it .{ending}" if ending else ""),
                 ),
                 ExitCode.DATA,
             )

@@ -44,22 +44,45 @@ _HEADED = (
         "<|end|>",
         _SEQUENCE_MARKS,
     ),
+    _Headed(
+        "Gemma",
+        "<start_of_turn>",
+        re.compile(r"<start_of_turn>(\w+)[ \t]*\n"),
+        "<end_of_turn>",
+        re.compile(r"\s*(<bos>|<eos>)?\s*"),
+    ),
 )
+# What templates write into a turn by themselves: Llama-3.1's dates, the thought that Qwen3 left out.
+_WRITTEN = {
+    "system": re.compile(r"\ACutting Knowledge Date: .*\nToday Date: .*(\n\n|\Z)"),
+    "assistant": re.compile(r"\A<think>\s*</think>\s*"),
+}
 _INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=\[INST\]|\Z)", re.DOTALL)
 _SYSTEM = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
+# Signs of a turn in templates that are not known here; what marks no more than a text's beginning and end is none.
+_TURN_MARKS = re.compile(
+    r"<\|(?!endoftext\||begin_of_text\||end_of_text\|)[a-zA-Z_]{1,40}\|>|<\uff5c\w{1,40}\uff5c>|<end_of_turn>"
+)
 
 
 def parse_turns(text: str) -> tuple[str, list[Message]] | None:
     """Return (name of the template, turns) of a templated text, or None for running text.
 
     White space around a turn belongs to the template and is taken off. Raises RowError when the text begins like a
-    template but does not hold together.
+    template but does not hold together, or shows signs of one that is not known.
     """
     if "[/INST]" in text or "[INST]" in text:
         return "Mistral", _parse_inst(text)
     for template in _HEADED:
         if template.opening in text:
             return template.name, _parse_headed(text, template)
+    if mark := _TURN_MARKS.search(text):
+        known = ", ".join(["Mistral", *(template.name for template in _HEADED)])
+        raise RowError(
+            f"field 'text' holds '{mark.group()}', of no template that is known",
+            f"known: {known}; or running text without such marks",
+            "write the turns as messages",
+        )
     return None
 
 
@@ -112,8 +135,11 @@ def _parse_headed(text: str, template: _Headed) -> list[Message]:
             raise RowError(f"field 'text' has a turn without {template.end}")
         content = text[header.end() : end if end >= 0 else len(text)]
         if end < 0:
-            content = re.sub(r"(<\|end_of_text\|>|<\|endoftext\|>|</s>)\s*\Z", "", content)
-        turns.append(Message(header.group(1), content.strip()))
+            content = re.sub(r"(<eos>|<\|end_of_text\|>|<\|endoftext\|>|</s>)\s*\Z", "", content)
+        role = "assistant" if header.group(1) == "model" else header.group(1)  # as Gemma calls it
+        content, written = _WRITTEN[role].subn("", content.strip()) if role in _WRITTEN else (content.strip(), 0)
+        if content or role != "system" or not written:  # a system turn of no more than that was none
+            turns.append(Message(role, content))
         at = len(text) if end < 0 else end + len(template.end)
         while (skipped := template.around.match(text, at).end()) > at:
             at = skipped

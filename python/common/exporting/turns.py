@@ -97,7 +97,7 @@ def _split(encoder: ChatEncoder, roles: Sequence[str], strips: set[str]) -> list
     for piece in encoder.prompt_outline(roles):
         if isinstance(piece, Slot):
             texts.append("")
-            if piece.strip_left or piece.strip_right:
+            if "space" in (piece.strip_left, piece.strip_right):
                 strips.add(roles[piece.index])
         else:
             texts[-1] += piece

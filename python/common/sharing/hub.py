@@ -7,7 +7,7 @@ from pathlib import Path
 from common.errors import ExitCode, Problem, UserError, first_line
 from common.sharing.contents import Contents
 
-_LOGIN = "set the environment variable HF_TOKEN, or log in with `hf auth login`"
+_LOGIN = "set the environment variable HF_TOKEN, or log in with `.venv/bin/hf auth login`"
 
 
 def check_repository(repo: str, *, public: bool, force: bool) -> str:
