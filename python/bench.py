@@ -10,8 +10,6 @@ above 1 we are faster.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +19,7 @@ from common.settings import ModelSettings
 
 def main() -> None:
     args = build_parser().parse_args()
-    for name in ("steps", "repeats"):
+    for name in ("layers", "steps", "repeats"):
         if getattr(args, name) < 1:
             raise UserError(Problem(f"--{name} is {getattr(args, name)}", "at least 1", f"--{name} 3"), ExitCode.USAGE)
     if args.worker:
@@ -37,9 +35,11 @@ def main() -> None:
     from common.benchmarks.probes import gradient_difference, matrix_rate_tflops
     from common.benchmarks.trainings import EXAMPLES_PER_STEP, RUN_ONCE
     from common.benchmarks.workloads import WORKLOADS, write_workload
+    from common.random_model import require_model
     from common.runs import runs_dir, utc_now, write_json
 
-    model = model_files.find_model(ModelSettings(name=args.model)) if args.model else random_model(args.layers)
+    named = model_files.find_model(ModelSettings(name=args.model)) if args.model else None
+    model = named or require_model("mistral-7b", args.layers)
     folder = runs_dir() / "bench"
     data = {name: folder / "data" / name / "train.jsonl" for name in WORKLOADS}
     examples = {name: write_workload(name, args.steps * EXAMPLES_PER_STEP, data[name]) for name in WORKLOADS}
@@ -84,17 +84,6 @@ def build_parser() -> CommandParser:
     parser.add_argument("--arms", nargs="+", default=arms, choices=arms, help="which trainings to run")
     parser.add_argument("--worker", nargs=2, metavar=("ARM", "DATA"), help="run one training and print its figures")
     return parser
-
-
-def random_model(layers: int) -> Path:
-    """Return the random model of so many layers, written first if it is not there yet."""
-    from common.random_model import default_folder
-
-    folder = default_folder("mistral-7b", layers)
-    if not folder.is_dir():
-        command = [sys.executable, str(Path(__file__).with_name("make_random_model.py")), "--layers", str(layers)]
-        subprocess.run(command, check=True)
-    return folder
 
 
 def measure(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:

@@ -9,11 +9,10 @@ Models have random weights and the shapes of real ones, fewer layers. The table 
 import json
 import os
 import shutil
-from pathlib import Path
 
 from common.calling import call
 from common.errors import CommandParser, ExitCode, Problem, UserError, run_command
-from common.random_model import default_folder
+from common.random_model import require_model
 from common.runs import runs_dir, utc_now, write_json
 
 _SHORT = ("training.gradient_accumulation=3", "data.validation=null")  # for layers that take seconds
@@ -62,7 +61,7 @@ def measure(name: str, steps: int) -> dict:
     words = ["--recipe", "demo", "--run", "case"]
     for setting in (*settings, f"training.max_steps={steps}"):
         words += ["--set", setting]
-    model = ["--set", f"model.name={random_model(shape, layers)}"] if shape else []
+    model = ["--set", f"model.name={require_model(shape, layers)}"] if shape else []
     folder = runs_dir() / "bench" / "plan"
     shutil.rmtree(folder / "case", ignore_errors=True)
     began = os.times().elapsed
@@ -72,14 +71,6 @@ def measure(name: str, steps: int) -> dict:
     info = json.loads((folder / "case" / "training_info.json").read_text(encoding="utf-8"))
     return {"case": name, "settings": list(settings), "layers": layers, "plan_took_s": took_s, **info["plan"],
             "memory": plan["memory"], "low_s": plan["low_s"], "high_s": plan["high_s"]}  # fmt: skip
-
-
-def random_model(shape: str, layers: int) -> Path:
-    """Return the folder of a random model, written first if it is not there yet."""
-    folder = default_folder(shape, layers)
-    if not folder.is_dir():
-        call(runs_dir(), "make_random_model.py", "--shape", shape, "--layers", str(layers))
-    return folder
 
 
 if __name__ == "__main__":

@@ -65,6 +65,20 @@ def count_steps(training: TrainingSettings, examples: int) -> tuple[int, int]:
     return per_epoch, training.max_steps or math.ceil(training.epochs * per_epoch)
 
 
+def count_evaluations(training: TrainingSettings, steps: int, per_epoch: int, done: int = 0) -> int:
+    """Return how many evaluations there are in ``steps`` optimizer steps, once the first ``done`` are behind.
+
+    One at the end of each epoch, of which the last may be cut short, and one each ``eval_every_steps`` in between.
+    """
+
+    def between(every: int) -> int:
+        return max(0, (steps - 1) // every - done // every)
+
+    at_ends = math.ceil(steps / per_epoch) - done // per_epoch
+    every = training.eval_every_steps
+    return at_ends + (between(every) - between(math.lcm(every, per_epoch)) if every else 0)
+
+
 def begins_once(training: TrainingSettings) -> bool:
     """Return whether what all packs of a step begin with is computed once, before them.
 

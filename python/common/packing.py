@@ -9,6 +9,7 @@ What several packs of a step begin with is no part of them: it is computed once,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -67,19 +68,22 @@ def plan_packs(
     ``begin_once``: what several packs all begin with is taken out of them, as ``beginning``, where that saves enough.
     """
     ordered = sorted(examples, key=lambda example: example.input_ids)  # common beginnings come to lie together
-    count = math.ceil(len(_split(ordered, max_tokens, share_prefix)) / multiple_of) * multiple_of
+    lengths = [len(example.input_ids) for example in ordered]
+    shared = [common_prefix(pair) if share_prefix else 0 for pair in pairwise(ordered)]
+    count = math.ceil(len(_split(lengths, shared, max_tokens)) / multiple_of) * multiple_of
     low, high = 1, max_tokens
     while low < high:  # the smallest limit that needs no more packs: so they are even
         middle = (low + high) // 2
-        if len(_split(ordered, middle, share_prefix)) <= count:
+        if len(_split(lengths, shared, middle)) <= count:
             high = middle
         else:
             low = middle + 1
-    groups = _split(ordered, high, share_prefix)
+    starts = _split(lengths, shared, high)
+    groups = [ordered[start:end] for start, end in pairwise([*starts, len(ordered)])]
     begun = 0
     if begin_once and share_prefix and len(groups) > 1:
         predicting = min(map(_first_trained, ordered)) - 1  # what predicts an answer's first token stays in its pack
-        begun = max(0, min(common_prefix(ordered), predicting))
+        begun = max(0, min(*shared, predicting))
         begun = begun if (len(groups) - 1) * begun >= WORTH_A_PASS else 0
     return [build_pack(group, share_prefix=share_prefix, begun=begun) for group in groups]
 
@@ -122,20 +126,22 @@ def common_prefix(examples: Sequence) -> int:
     return limit
 
 
-def _split(ordered: Sequence, max_tokens: int, share_prefix: bool) -> list[list]:
-    """Fill packs in order; a new one begins where the next example would make it too long."""
-    groups: list[list] = []
-    for example in ordered:
-        if groups and _packed_length([*groups[-1], example], share_prefix) <= max_tokens:
-            groups[-1].append(example)
+def _split(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list[int]:
+    """Fill packs in order; return where each begins: where the next example would make the one before too long.
+
+    ``shared`` is the common prefix of each two neighbours. The examples are sorted, so that of a run of them is the
+    smallest.
+    """
+    starts: list[int] = []
+    prefix = total = 0
+    for place, length in enumerate(lengths):
+        smaller = min(prefix, shared[place - 1]) if starts else 0
+        if starts and total + length - (place - starts[-1]) * smaller <= max_tokens:
+            prefix, total = smaller, total + length
         else:
-            groups.append([example])
-    return groups
-
-
-def _packed_length(examples: Sequence, share_prefix: bool) -> int:
-    prefix = common_prefix(examples) if share_prefix else 0
-    return prefix + sum(len(example.input_ids) - prefix for example in examples)
+            starts.append(place)
+            prefix = total = length
+    return starts
 
 
 def _first_trained(example) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from common import checkpoints, ranks
+from common import checkpoints, engine, ranks
 from common.epochs import Epochs
 from common.errors import ExitCode, Problem, StoppedRun, UserError
 from common.loss_plot import draw_in_place, perplexity
@@ -180,13 +180,12 @@ class RunCallback(TrainerCallback):
         seconds = sum(s for s, _ in self._step_times)
         tokens = sum(t for _, t in self._step_times)
         remaining = (state.max_steps - state.global_step) * seconds / len(self._step_times)
-        evaluations_left = math.ceil(state.num_train_epochs) - int(state.epoch)
-        if self.settings.eval_every_steps:
-            evaluations_left += (state.max_steps - state.global_step) // self.settings.eval_every_steps
+        per_epoch, _ = engine.count_steps(self.settings, len(self.trainer.train_dataset))
+        evaluations = engine.count_evaluations(self.settings, state.max_steps, per_epoch, state.global_step)
         return {
             "tokens_per_s": round(tokens / seconds, 1),
             "step_s": round(seconds / len(self._step_times), 3),
-            "eta_s": round(remaining + self._evaluation_s * max(0, evaluations_left), 1),
+            "eta_s": round(remaining + self._evaluation_s * evaluations, 1),
             "next_save_s": round(self._next_save_s(state, seconds / len(self._step_times)), 1),
         }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.calling import call
 from common.runs import runs_dir, write_json
 
 SHARD_BYTES = 2 * 1024**3
@@ -13,6 +14,17 @@ _TILE = 1 << 20  # numbers that are drawn once and repeated, where drawing every
 def default_folder(shape: str, layers: int | None = None) -> Path:
     """Return the folder in runs/models/ for a model of ``shape``, with fewer ``layers`` if given."""
     return runs_dir() / "models" / (f"random-{shape}" + (f"-{layers}layers" if layers else ""))
+
+
+def require_model(shape: str, layers: int) -> Path:
+    """Return the folder of such a model, written first, by a process of its own, if it is not there yet.
+
+    Raises UserError with the exit code of make_random_model where that fails.
+    """
+    folder = default_folder(shape, layers)
+    if not folder.is_dir():
+        call(runs_dir(), "make_random_model.py", "--shape", shape, "--layers", str(layers))
+    return folder
 
 
 def write_model(config: Mapping[str, Any], folder: Path, *, seed: int = 0, tiled: bool = False) -> None:

@@ -26,3 +26,16 @@ def test_ours_and_the_stock_trainer_are_compared_on_the_same_examples(tmp_path):
     assert all(arm["seconds"] > 0 and arm["peak_rss_gib"] > 0 for arm in shared["arms"].values())
     assert shared["ratio_vs_trainer"] == shared["arms"]["trainer"]["seconds"] / shared["arms"]["ours"]["seconds"]
     assert f"{shared['prompt_share']:.0%} prompt" in answer.stdout
+
+
+def test_gradients_are_compared_with_a_beginning_packs_of_several_and_lean_layers(monkeypatch):
+    from common import lean_layers, packed_model
+    from common.benchmarks.probes import gradient_difference
+
+    packs, lean = [], []
+    begin, use_lean_layers = packed_model.begin, lean_layers.use_lean_layers
+    monkeypatch.setattr(packed_model, "begin", lambda model, given: packs.extend(given) or begin(model, given))
+    monkeypatch.setattr(lean_layers, "use_lean_layers", lambda model: lean.append(model) or use_lean_layers(model))
+    assert 0 < gradient_difference() <= 1e-5
+    assert lean and len(packs) >= 8 and all(pack.layout.begun == 40 for pack in packs)
+    assert any(len(pack.layout.segments) > 1 for pack in packs)

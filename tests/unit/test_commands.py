@@ -10,7 +10,8 @@ import pytest
 
 import remove_run
 from common import runs
-from common.errors import run_command
+from common.errors import UserError, run_command
+from common.random_model import require_model
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,7 @@ from common.errors import run_command
         ("download_model ../model", 64, "'../model' is no hub id"),
         ("make_random_model --output /proc/model", 73, "cannot write in /proc"),
         ("bench --repeats 0", 64, "--repeats is 0"),
+        ("bench --layers 0", 64, "--layers is 0"),
         ("bench --model /no/model", 66, "no model folder '/no/model'"),
         ("finetune_ba --recipe demo --set model.name=hf_abcdefgh1234", 64, "a token on the command line"),
         ("make_random_model --output /etc/hosts", 73, "/etc/hosts is there already"),
@@ -38,6 +40,13 @@ def test_a_line_an_exit_code_and_nothing_written(tmp_path, monkeypatch, capfd, l
     assert end.value.code == code, said
     assert words in said.err and "Traceback" not in said.err and said.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_random_model_that_cannot_be_written_is_named_by_the_command_that_needs_it(monkeypatch):
+    monkeypatch.setenv("RECETARIO_RUNS", "/proc/runs")
+    with pytest.raises(UserError, match="make_random_model.py failed: .*cannot write in /proc/runs/models") as caught:
+        require_model("mistral-7b", 1)
+    assert caught.value.exit_code == 73
 
 
 def test_the_doctor_looks_at_the_run_that_a_training_would_make(tmp_path, monkeypatch, capfd):

@@ -293,6 +293,15 @@ def test_the_number_of_steps_is_said_before_the_first(numbers, said):
     assert engine.describe_steps(load_recipe("ba-cpu", given).training, 98).startswith(said)
 
 
+@pytest.mark.parametrize("steps", [1, 13, 20, 78])
+@pytest.mark.parametrize("every", [None, 1, 5, 13, 26, 100])
+def test_evaluations_are_at_the_ends_of_epochs_and_every_so_many_steps_between(recipe, steps, every):
+    recipe.training.eval_every_steps = every
+    at = [n for n in range(1, steps + 1) if n % 13 == 0 or n == steps or (every and n % every == 0)]
+    for done in range(steps):
+        assert engine.count_evaluations(recipe.training, steps, 13, done) == sum(n > done for n in at)
+
+
 @pytest.mark.parametrize("setting", ["warmup_steps", "warmup_ratio"])
 def test_a_training_whose_learning_rate_stays_0_is_refused(setting):
     numbers = {"training.max_steps": (1, "test"), f"training.{setting}": (0.5 if "ratio" in setting else 3, "test")}

@@ -1,6 +1,8 @@
 """Packs hold what their examples hold, and compute what they compute. Run: pytest tests/unit/test_packing.py"""
 
 import gc
+import math
+import random
 import weakref
 from contextlib import nullcontext
 from functools import partial
@@ -68,6 +70,59 @@ def test_a_plan_holds_every_example_once_and_predicts_the_same_from_the_same(
     found = sorted((int(p.input_ids[at]), int(t)) for p in packs for at, t in zip(p.predict_at, p.targets, strict=True))
     assert found == wanted
     assert count_computed(packs) == sum(map(len, packs)) - (len(packs) - 1) * packs[0].layout.begun
+
+
+def split_by_definition(ordered, max_tokens, share_prefix):
+    groups = []
+    for example in ordered:
+        joined = [*groups[-1], example] if groups else [example]
+        prefix = common_prefix(joined) if share_prefix else 0
+        if groups and prefix + sum(len(each) - prefix for each in joined) <= max_tokens:
+            groups[-1] = joined
+        else:
+            groups.append([example])
+    return groups
+
+
+def plan_by_definition(examples, max_tokens, share_prefix, multiple_of, begin_once):
+    """The same packs, with what is common looked up anew for every example that may join a pack."""
+    ordered = sorted(examples, key=lambda example: example.input_ids)
+    count = math.ceil(len(split_by_definition(ordered, max_tokens, share_prefix)) / multiple_of) * multiple_of
+    low, high = 1, max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        fits = len(split_by_definition(ordered, middle, share_prefix)) <= count
+        low, high = (low, middle) if fits else (middle + 1, high)
+    groups, begun = split_by_definition(ordered, high, share_prefix), 0
+    if begin_once and share_prefix and len(groups) > 1:
+        begun = max(0, min(common_prefix(ordered), min(map(packing._first_trained, ordered)) - 1))
+    return [build_pack(group, share_prefix=share_prefix, begun=begun) for group in groups]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 128),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 300),
+    st.booleans(),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+)
+def test_plans_are_those_of_their_definition(count, seed, max_tokens, share_prefix, multiple_of, begin_once):
+    draw = random.Random(seed)
+    few, most = draw.choice([(0, 20), (10, 10)])
+    beginnings = [[draw.randint(3, 5) for _ in range(draw.randint(few, most))] for _ in range(draw.randint(1, 3))]
+
+    def some(fewest):
+        return [draw.randint(3, 5) for _ in range(draw.randint(fewest, 6))]
+
+    examples = [encoded(draw.choice(beginnings) + some(0), some(1)) for _ in range(count)]
+    given = {"share_prefix": share_prefix, "multiple_of": multiple_of, "begin_once": begin_once}
+    found, expected = plan_packs(examples, max_tokens, **given), plan_by_definition(examples, max_tokens, **given)
+    assert [pack.layout for pack in found] == [pack.layout for pack in expected]
+    for mine, other in zip(found, expected, strict=True):
+        for part in ("input_ids", "position_ids", "predict_at", "targets", "beginning"):
+            assert np.array_equal(getattr(mine, part), getattr(other, part))
 
 
 def test_what_all_packs_begin_with_is_taken_out_of_them_but_for_the_token_that_predicts():

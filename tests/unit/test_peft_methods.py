@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from small_models import SIZES
 
 from common import footprint, methods
 from common.errors import ExitCode, UserError
@@ -231,6 +232,52 @@ def test_an_adapter_of_another_base_is_refused_from_its_header(tiny_folder, tmp_
     with pytest.raises(UserError, match=r"is not one of wider.*one for 2 layers of width 48") as caught:
         check_adapter(tmp_path / "adapter", tmp_path / "wider")
     assert caught.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("options", "tensor"),
+    [
+        ({"modules_to_save": ["lm_head"]}, "lm_head.weight"),
+        ({"bias": "lora_only"}, "q_proj.base_layer.bias"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.base_layer.weight"),
+    ],
+    ids=["head", "bias", "embedding"],
+)
+def test_what_another_program_trained_beside_lora_is_held_against_the_models_own(tmp_path, options, tensor):
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for name, changes in (("own", {}), ("wider", {"hidden_size": 48, "head_dim": 12})):
+        LlamaForCausalLM(LlamaConfig(**SIZES | changes, attention_bias=True)).save_pretrained(tmp_path / name)
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+    chosen = {"task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]} | options
+    adapted = get_peft_model(load_model(tmp_path / "own", "fp32"), LoraConfig(**chosen))
+    adapted.save_pretrained(tmp_path / "adapter")
+    check_adapter(tmp_path / "adapter", tmp_path / "own")
+    methods.load_adapter(load_model(tmp_path / "own", "fp32"), tmp_path / "adapter")
+    with pytest.raises(UserError, match=rf"{tensor} is \[.*, the model's is \["):
+        check_adapter(tmp_path / "adapter", tmp_path / "wider")
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        ("starcoder2", ["q_proj", "c_fc", "c_proj"]),
+        ("phi", ["v_proj", "dense", "fc1"]),
+        ("gpt_neox", ["query_key_value", "dense_4h_to_h"]),
+    ],
+)
+def test_lora_on_layers_of_other_names_is_counted_as_it_is_trained(tmp_path, kind, targets):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES))
+    base.config.save_pretrained(tmp_path)
+    method = MethodSettings(rank=4, targets=targets)
+    said = check_method(Recipe("test", "finetune_ba", method=method), tmp_path)
+    adapted = methods.add_method(base, method, kind)
+    trainable, _ = methods.count_parameters(adapted)
+    assert said.startswith(f"lora: {trainable:,} parameters to train")
+    assert methods.describe_trainable(adapted, method, tmp_path).startswith(f"trainable params: {trainable:,} ")
 
 
 def test_an_adapter_that_learned_nothing_is_refused(tiny_folder):

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from common import hardware, memory_probe, pack_memory
+from common import hardware, memory_probe, pack_memory, recycled_memory
 from common.chat import Encoded
 from common.errors import UserError, run_command
 from common.jobs import Job
-from common.planning import measuring, records
+from common.planning import measuring, planning, records
 from common.planning.options import list_options
 from common.planning.planning import make_plan
+from common.planning.probe import Slice
 from common.planning.wording import print_plan
 from common.recipes import load_recipe
 
@@ -29,6 +30,24 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+ROWS = [Encoded([5 + k] * (30 + 7 * k), [index > 12 for index in range(30 + 7 * k)]) for k in range(3)]
+MEASURED = Slice(
+    layer_step_s=2e-5,
+    single_step_s=5e-5,
+    layer_forward_s=1e-5,
+    single_forward_s=2e-5,
+    optimizer_s=1e-4,
+    first_s=0.5,
+    spread=0.05,
+    layer_activations=1e-6,
+    single_activations=2e-6,
+    longest_tokens=1000,
+    transient=0.05,
+    runtime=0.5,
+    loading_share=0.0,
+    load_s_per_gib=1.0,
+    start_s=3.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +67,6 @@ def settled(packing: str):
 def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, monkeypatch):
     from common import random_model
 
-    examples = [Encoded([5 + k] * (30 + 7 * k), [index > 12 for index in range(30 + 7 * k)]) for k in range(3)]
     trainers = {}
     for layers in (measuring.LAYERS, TINY["num_hidden_layers"]):
         folder = tmp_path / str(layers)
@@ -56,8 +74,8 @@ def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, 
         (folder / "model" / "tokenizer.json").write_text("{}")
         trainers[layers], _, _ = measuring._load_trainer(settled(packing), folder, 1.0)
     stack = measuring._Stack(trainers[2], 6)
-    kept = {layers: measuring._kept_gib(trainers[2], stack, layers, examples) for layers in (1, 2)}
-    kept |= {6: memory_probe.measure_kept_gib(trainers[6], examples)}
+    kept = {layers: measuring._kept_gib(trainers[2], stack, layers, ROWS) for layers in (1, 2)}
+    kept |= {6: memory_probe.measure_kept_gib(trainers[6], ROWS)}
     layer = kept[2] - kept[1]
     assert layer > 0 and kept[6] == pytest.approx(kept[1] + 5 * layer, rel=1e-6)
     assert kept[2] < kept[6] < 6 * kept[2]
@@ -71,6 +89,49 @@ def test_the_plan_of_the_demo(demo_plan):
     assert plan.fits and plan.train_s is None and 0 < plan.disk_gib < 0.1
     parts = plan.to_dict()["memory"]
     assert parts["total"] == pytest.approx(sum(gib for part, gib in parts.items() if part != "total"), abs=1e-3)
+
+
+def planned(monkeypatch, **training):
+    """The demo with other numbers, and its plan, with times by a slice that costs nothing."""
+    monkeypatch.setattr(planning, "measure_slice", lambda *_: MEASURED)
+    job = Job(load_recipe("demo", {f"training.{key}": (value, "test") for key, value in training.items()}), "planned")
+    return job, make_plan(job)
+
+
+def test_the_longest_part_is_planned_though_no_step_that_was_looked_at_has_it(monkeypatch):
+    monkeypatch.setattr(planning, "SAMPLED_STEPS", 1)
+    job, plan = planned(monkeypatch, pack_tokens=64)
+    assert planning.sample_batches(job).longest_tokens() < plan.tokens["longest_part"] == plan.tokens["longest"] == 608
+    assert plan.memory.activations == pytest.approx(608 * MEASURED.activations(4))
+
+
+def test_evaluations_between_the_ends_of_epochs_take_their_time(monkeypatch):
+    (_, plain), (_, more) = planned(monkeypatch), planned(monkeypatch, eval_every_steps=5)
+    assert more.evaluation_s == plain.evaluation_s > 0
+    assert more.train_s - plain.train_s == pytest.approx((15 - 1) * plain.evaluation_s)  # after step 65 an epoch ends
+    assert more.first_checkpoint_s - plain.first_checkpoint_s == pytest.approx(2 * plain.evaluation_s)
+
+
+def test_examples_are_laid_out_as_the_training_groups_them(monkeypatch):
+    padded = {"packing": "off", "micro_batch": 8, "gradient_accumulation": 1}
+    plain, grouped = (planned(monkeypatch, **padded, group_by_length=group)[1] for group in (False, True))
+    mean = plain.tokens["epoch"] / plain.steps_per_epoch
+    assert mean <= grouped.tokens["computed_a_step"] < 1.05 * mean < plain.tokens["computed_a_step"]
+
+
+def test_memory_that_is_used_again_is_counted_with_the_step_alone(tmp_path, monkeypatch):
+    spare = []
+
+    def note() -> float:
+        spare.append(sum(map(len, recycled_memory._spare.values())))
+        return 1.0
+
+    monkeypatch.setattr(recycled_memory, "_LARGE", 1)  # what this small model computes is large enough
+    monkeypatch.setattr(measuring, "_rss_gib", note)
+    measuring._measure(settled("on"), TINY, {"longest": ROWS, "usual": ROWS}, tmp_path, 0.0)
+    assert spare[-1] == 0  # before the step whose peak is measured
+    note()
+    assert spare[-1] > 0
 
 
 def test_a_plan_made_beside_other_programs_says_so(demo_plan, capsys):
@@ -89,6 +150,9 @@ def test_where_memory_is_short_the_plan_says_what_would_help(demo_plan, monkeypa
     assert not plan.fits and {"nf4", "every layer recomputed", "packs of 1,024"} <= {o.change for o in options}
     assert all(option.memory_gib < plan.memory.total for option in options)
     assert [o.memory_gib for o in options] == sorted(o.memory_gib for o in options)
+    monkeypatch.setattr(job.recipe.training, "deepspeed", "ds_config.json")  # whose packs each begin anew
+    once, anew = ({o.change: o.effect for o in these}["packs of 1,024"] for these in (options, list_options(job, plan)))
+    assert once.endswith("its own copy of what only some examples begin with") and anew.endswith("the common beginning")
 
 
 def plan_command(monkeypatch, capfd, *words):

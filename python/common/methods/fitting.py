@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import footprint
 from common.errors import ExitCode, Problem, UserError
 from common.model_files import read_config
 from common.settings import MethodSettings, Recipe
@@ -17,6 +16,7 @@ def check_method(recipe: Recipe, folder: Path) -> str:
     Raises UserError (78), with what would be right, for targets that match nothing, a rank beyond the weights, layers
     that adapters do not know, and tokens that leave no room for the examples.
     """
+    from common.methods.kinds import count_by_formula
     from common.methods.lora import check_targets, linear_layers
 
     method, config = recipe.method, read_config(folder)
@@ -34,7 +34,7 @@ def check_method(recipe: Recipe, folder: Path) -> str:
     else:
         _check_room(recipe, config)
         where = f"{method.virtual_tokens} virtual tokens"
-    return f"{method.kind}: {footprint.count_trainable(config, method):,} parameters to train ({where})"
+    return f"{method.kind}: {count_by_formula(model, method):,} parameters to train ({where})"
 
 
 def why_no_packs(method: MethodSettings) -> str | None:
@@ -66,11 +66,21 @@ def check_adapter(adapter: Path, folder: Path) -> None:
 
 def _misfit_lora(model, shapes: Mapping[str, tuple[int, ...]], adapter: Path) -> str | None:
     modules = dict(model.named_modules())
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, shape in shapes.items():
-        place, _, part = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        place, is_lora, part = plain.removesuffix(".weight").rpartition(".lora_")
+        if not is_lora:  # trained besides: a head, biases, single tokens
+            if plain not in own and ".token_adapter." not in plain:
+                return f"there is no tensor {plain}"
+            if shape != own.get(plain, shape):
+                return f"{name} is {list(shape)}, the model's is {list(own[plain])}"
+            continue
         layer = modules.get(place)
         if layer is None:
             return f"there is no layer {place}"
+        if not hasattr(layer, "in_features"):  # an embedding, say: peft finds out whether it fits
+            continue
         wanted = layer.in_features if part == "A" else layer.out_features
         if shape[1 if part == "A" else 0] != wanted:
             return f"{name} is {list(shape)}, the layer has {wanted} {'inputs' if part == 'A' else 'outputs'}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common import footprint
 from common.errors import ExitCode, Problem, UserError, first_line
-from common.model_files import read_config
 from common.runs import read_json
 from common.settings import MethodSettings
+from common.weights import build_skeleton
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -53,13 +53,27 @@ def count_parameters(model) -> tuple[int, int]:
     return PeftModel.get_nb_trainable_parameters(model)
 
 
+def count_by_formula(base, settings: MethodSettings) -> int:
+    """Return how many parameters a method trains on ``base``, a model or its skeleton, to which nothing is added yet.
+
+    LoRA Σ r·(inputs + outputs) over the linear layers that its targets name, whatever the model calls them; the others
+    as in :func:`footprint.count_trainable`.
+    """
+    if settings.kind != "lora":
+        return footprint.count_trainable(base.config.to_dict(), settings)
+    from common.methods.lora import linear_layers
+
+    layers = [base.get_submodule(name) for name in linear_layers(base) if name.rsplit(".", 1)[-1] in settings.targets]
+    return sum(settings.rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
 def describe_trainable(model, settings: MethodSettings, base_folder: Path) -> str:
     """Return the line that peft prints of what is trained, once it agrees with the closed formula.
 
     Raises UserError (70) when it does not: then something is trained that should not be, or the other way round.
     """
     trainable, total = count_parameters(model)
-    expected = footprint.count_trainable(read_config(base_folder), settings)
+    expected = count_by_formula(build_skeleton(base_folder), settings)
     if trainable != expected:
         what = f"{trainable:,} parameters are to be trained, by the formula of {settings.kind} it is {expected:,}"
         raise UserError(Problem(what, "both the same"), ExitCode.INTERNAL)

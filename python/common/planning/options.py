@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common import footprint, hardware, model_files
+from common import engine, footprint, hardware, model_files
 from common.jobs import Job
 from common.pack_memory import longest_part_tokens, recomputed_every
 from common.planning.planning import Plan, estimate_memory
@@ -59,10 +59,11 @@ def _lengths(job: Job, plan: Plan, config: Mapping) -> list[Option]:
     options = []
     longest = plan.tokens["longest"]
     if training.packing == "on":
+        copied = "what only some examples begin with" if engine.begins_once(training) else "the common beginning"
         for tokens in (1024, 512):
             if longest <= tokens < min(training.pack_tokens, plan.tokens["longest_part"]):
                 memory = _estimate(job, plan, config, every=every, tokens=tokens)
-                effect = "more packs a step, each with its own copy of the common beginning"
+                effect = f"more packs a step, each with its own copy of {copied}"
                 options.append(Option(f"packs of {tokens:,}", f"--set training.pack_tokens={tokens}", memory, effect))
     elif training.micro_batch > 1:
         smaller = training.micro_batch // 2

@@ -117,11 +117,18 @@ def sample_batches(job: Job) -> Batches:
     """Lay out some steps of an epoch, and the validation data, as the trainer would."""
     import random
 
+    import torch
+
+    from common.data_order import group_by_length
+
     training = job.recipe.training
     world = engine.count_ranks(training)
     size = engine.global_batch(training)
     order = list(range(len(job.train_set)))
     random.Random(training.seed).shuffle(order)
+    if training.group_by_length:
+        drawn = torch.Generator().manual_seed(training.seed)
+        order = group_by_length(order, job.train_set.lengths, size, drawn)
     starts = range(0, len(order), size)
     starts = starts[:: max(1, len(starts) // SAMPLED_STEPS)]
     steps = [_split([job.train_set[i] for i in order[start : start + size]], training, world) for start in starts]
@@ -153,7 +160,7 @@ def _split(examples: Sequence, training, world: int) -> tuple[list[list], list[i
 def _plan_without_times(job: Job, config: dict, batches: Batches, measured: Slice | None) -> Plan:
     recipe, training = job.recipe, job.recipe.training
     per_epoch, steps = engine.count_steps(training, len(job.train_set))
-    longest = batches.longest_tokens() if training.packing == "on" else pack_memory.longest_part_tokens(job)
+    longest = pack_memory.longest_part_tokens(job, batches.longest_tokens())
     memory = job.memory if measured is None else estimate_memory(job, config, measured, longest)
     available, _ = hardware.memory_gib(training.device)
     each = footprint.checkpoint_gib(config, recipe.method)
@@ -218,15 +225,15 @@ def _add_times(job: Job, plan: Plan, measured: Slice, batches: Batches) -> Plan:
     step_s = batches.step_tokens() * token_s + layers * measured.optimizer_s + _STEP_S
     evaluation_s = batches.evaluation_tokens * measured.forward_s(layers)
     save_s = _SAVE_S + plan.checkpoint_gib / _SAVE_GIB_PER_S
-    epochs = math.ceil(plan.epochs)
+    evaluations = engine.count_evaluations(training, plan.steps, plan.steps_per_epoch)
     computing_s = plan.steps * step_s
-    saves = epochs + int(computing_s / (60 * training.save_every_minutes))
-    train_s = computing_s + measured.first_s + epochs * evaluation_s + saves * save_s
+    saves = math.ceil(plan.epochs) + int(computing_s / (60 * training.save_every_minutes))
+    train_s = computing_s + measured.first_s + evaluations * evaluation_s + saves * save_s
     room = _CAUTION + measured.spread / 2
     start_s = measured.start_s + measured.load_s_per_gib * footprint.file_gib(config)
-    first = measured.first_s + min(
-        min(plan.steps, plan.steps_per_epoch) * step_s, 60 * training.save_every_minutes + step_s
-    )
+    steps = min(plan.steps, plan.steps_per_epoch)
+    within = engine.count_evaluations(training, steps, steps) - 1  # that of its end comes after the checkpoint
+    first = measured.first_s + min(steps * step_s + within * evaluation_s, 60 * training.save_every_minutes + step_s)
     return replace(
         plan,
         step_s=step_s,
