@@ -148,7 +148,7 @@ def check_memory(need: footprint.Footprint, device: str = "cpu") -> str:
     whose = " of GPU memory" if device == "cuda" else ""
     if need.total > available:
         what = f"about {need}{whose} needed, {available:.1f} of {total:.1f} GiB free"
-        remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"
+        remedy = "close other programs" if need.total < total else "make plan RECIPE=… lists what would help"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
     return f"about {need}{whose} expected, {available:.1f} of {total:.1f} GiB free"
 

@@ -145,6 +145,8 @@ def _charts(run: Mapping[str, Any]) -> dict[str, Any]:
     validation = [(e["global_step"], e["eval_loss"]) for e in judged]
     plan = run["plan"]
     speed, memory = plan.get("tokens_per_s"), (plan.get("memory") or {}).get("total")
+    if (run["settings"].get("training") or {}).get("device") == "cuda":
+        memory = None  # planned of the GPU; the curve is the process's
     return {
         "losses": curves.draw_curves(
             [("training", "baseline", line("loss")), ("validation", "finetuned", validation)],
