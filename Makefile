@@ -24,8 +24,8 @@ plan: ## how long a training takes, how much memory and disk, before anything is
 ##@ Data and models
 data: ## write the sample data that recipes train on (RECIPE=all FORCE=1)
 	@scripts/make_data.sh
-inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
-	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
+inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= DATA_COLUMNS="prompt=Question completion=Answer" PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
+	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model DATA_COLUMNS=--columns PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 	@scripts/call.sh download_model MODEL= REVISION=--revision
 demo-model: ## build the demo recipe's model anew, from nothing
