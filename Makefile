@@ -16,16 +16,16 @@ setup: ## make the Python environment (PYTHON=, TORCH_INDEX_URL=)
 	@scripts/setup.sh
 demo: ## train the demo recipe in the background, compare three models, show the verdict
 	@scripts/demo.sh
-doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= TRAIN= VAL= MODEL= REVISION= OUTPUT= SET= SMOKE=1)
-	@scripts/call.sh doctor RECIPE= MODEL=--model REVISION=--revision TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke!
-plan: ## how long a training takes, how much memory and disk, before anything is loaded (RECIPE=demo MODEL= REVISION= TRAIN= VAL= SET= RUN= SMOKE=1 JSON=1)
-	@scripts/call.sh plan RECIPE=--recipe MODEL=--model REVISION=--revision TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke! JSON=--json!
+doctor: ## check this machine and what a recipe needs (RECIPE=demo RUN= TRAIN= VAL= MODEL= REVISION= NUM_GPUS= OUTPUT= SET= SMOKE=1)
+	@scripts/call.sh doctor RECIPE= MODEL=--model REVISION=--revision NUM_GPUS=--num-gpus TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke!
+plan: ## how long a training takes, how much memory and disk, before anything is loaded (RECIPE=demo MODEL= REVISION= TRAIN= VAL= NUM_GPUS= SET= RUN= SMOKE=1 JSON=1)
+	@scripts/call.sh plan RECIPE=--recipe MODEL=--model REVISION=--revision NUM_GPUS=--num-gpus TRAIN=--train VAL=--val OUTPUT=--output SET=--set RUN=--run SMOKE=--smoke! JSON=--json!
 
 ##@ Data and models
 data: ## write the sample data that recipes train on (RECIPE=all FORCE=1)
 	@scripts/make_data.sh
-inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
-	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
+inspect: ## look at data before training: shapes, lengths, what is odd, two examples (RECIPE= or DATA= VAL= TEST= MODEL= DATA_COLUMNS="prompt=Question completion=Answer" PLAIN=1 ON_BAD_ROW=drop ON_OVERLONG= ALLOW_LEAK=1 ALLOW_EMPTY= …)
+	@scripts/call.sh inspect_data DATA= VAL=--validation TEST=--test RECIPE=--recipe MODEL=--model DATA_COLUMNS=--columns PLAIN=--plain! ON_BAD_ROW=--on-bad-row ON_OVERLONG=--on-overlong ALLOW_LEAK=--allow-leak! ALLOW_EMPTY=--allow-empty! ALLOW_DUPLICATES=--allow-duplicates! ALLOW_SECRETS=--allow-secrets!
 download: ## fetch a model from the hub, once (MODEL=org/name REVISION=)
 	@scripts/call.sh download_model MODEL= REVISION=--revision
 demo-model: ## build the demo recipe's model anew, from nothing
@@ -43,7 +43,7 @@ train-cpu: ## the same for recipe ba-cpu, or RECIPE=
 	@scripts/train.sh --default-recipe ba-cpu
 train-cpu-background: ## the same in the background: it outlives the terminal (MAX_RESTARTS=0)
 	@scripts/train_background.sh --default-recipe ba-cpu
-train-h100: ## recipe frida-h100 with DeepSpeed (NUM_GPUS=8 BACKGROUND=1 RESUME=1 HOSTFILE= TRAIN= VAL= MODEL= RUN= SET= SMOKE=1)
+train-h100: ## recipe frida-h100 with DeepSpeed (NUM_GPUS=8 BACKGROUND=1 RESUME=1 FORCE=1 HOSTFILE= TRAIN= VAL= MODEL= RUN= SET= SMOKE=1)
 	@scripts/launch_training.sh
 
 train-qlora: ## medical questions with QLoRA, the base in 4 bits (the variables of train)

@@ -31,7 +31,7 @@ def read_options():
 def training_line(args) -> str:
     """Return the line that starts what was looked at."""
     given = {"RECIPE": args.recipe, "SMOKE": "1" * args.smoke, "RUN": args.run}
-    given |= {flag.strip("-").upper(): getattr(args, key) for flag, key in PREVIEW_OPTIONS.items()}
+    given |= {flag.strip("-").replace("-", "_").upper(): getattr(args, key) for flag, key in PREVIEW_OPTIONS.items()}
     given["SET"] = " ".join(args.set)
     return shlex.join(["make", "train", *(f"{name}={value}" for name, value in given.items() if value)])
 

@@ -32,7 +32,7 @@ def main() -> None:
     from common.exporting.making import make_export
     from common.exporting.plan import plan_export
 
-    plan = plan_export(name, folder, (args.output or folder / "export").absolute(), args.dtype, force=args.force)
+    plan = plan_export(name, folder, args.output or folder / "export", args.dtype, force=args.force)
     print(f"merging run '{name}' into {plan.base_name} in {plan.dtype.value} ({plan.dtype.reason})")
     record = make_export(plan)
     report(plan, record)
@@ -57,7 +57,7 @@ def report(plan, record: dict) -> None:
     for note in record["notes"]:
         print(f"note: {note}")
     print(f"exported to {plan.output}; there:")
-    lines = (serving.vllm_lines(plan), serving.ollama_lines(plan), serving.gguf_lines(plan))
+    lines = (serving.vllm_lines(plan), serving.ollama_lines(plan, plan.output), serving.gguf_lines(plan))
     for title, forms in zip(("vLLM", "Ollama", "GGUF"), lines, strict=True):
         for form, line in forms.items():
             print(f"  {title + ', ' + form:<16}{line}")

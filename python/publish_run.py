@@ -25,10 +25,12 @@ def main() -> None:
     folder = runs.run_folder(name)
 
     from common.sharing import hub
-    from common.sharing.contents import collect, find_private, local_base
+    from common.sharing.contents import collect, find_private, has_own_card, local_base
 
     contents = collect(name, folder, base=args.base, licence=args.license)
     show(contents, name, args)
+    if has_own_card(contents):
+        mind_own_card(folder, args)
     if local := local_base(contents):
         print(f"note: the base goes by '{local}', a folder of this machine — its name on the hub: BASE=org/name")
     problems = find_private(contents)
@@ -88,6 +90,16 @@ def show(contents: dict, name: str, args) -> None:
         print(f"{size_of(content):>14,}  {file}")
     print(f"{sum(map(size_of, contents.values())):>14,}  bytes in {len(contents)} files of run '{name}'")
     print(f"to: {args.repo or 'no repository named'} ({'PUBLIC' if args.public else 'private'})")
+
+
+def mind_own_card(folder, args) -> None:
+    """Say what does not reach a card that was changed by hand. Raises UserError (64) for a licence."""
+    changed = f"{folder / 'README.md'} was changed by hand and goes as it is"
+    if args.license:
+        allowed = f"write license: {args.license} there, or delete it: it is made anew"
+        raise UserError(Problem(f"LICENSE={args.license}, but {changed}", allowed), ExitCode.USAGE)
+    if args.base:
+        print(f"note: {changed}: BASE= goes to adapter_config.json only")
 
 
 def confirm(args, user: str) -> None:

@@ -20,11 +20,10 @@ from common.settings import Recipe
 
 def main() -> int:
     options, passed_on = read_options()
-    if options.max_restarts < 0:
-        raise UserError(Problem(f"--max-restarts is {options.max_restarts}", "0 or more"), ExitCode.USAGE)
     recipe = load_recipe(options.recipe, smoke=options.smoke)
     name = runs.check_run_name(options.run or runs.free_name(recipe.name))
     team = launching.choose_team(recipe.training, options)
+    check_restarts(options, team)
     os.environ.update(team.environment())
     words = [f"python/{recipe.command}.py", "--recipe", options.recipe, "--run", name]
     words += ["--smoke"] * options.smoke + ["--output", options.output] * bool(options.output) + passed_on
@@ -37,14 +36,27 @@ def main() -> int:
 
     command = team.command_line(*words)
     if options.max_restarts > 0:
-        if team.launcher:
-            what = f"MAX_RESTARTS={options.max_restarts} for a recipe that several processes train"
-            raise UserError(Problem(what, "one process", "make resume carries such a run on"), ExitCode.USAGE)
         keeper = ("--run", name, "--max-restarts", str(options.max_restarts))
         command = launch.command_line("python/keep_running.py", *keeper, *words)
     pid = launch.start_in_background(command, name, team.carry)
     print(describe_start(name, pid))
     return ExitCode.OK
+
+
+def check_restarts(options, team: launching.Team) -> None:
+    """Raise UserError (64) where a killed training is not carried on by itself, as asked."""
+    asked = f"MAX_RESTARTS={options.max_restarts}"
+    if options.max_restarts < 0:
+        problem = Problem(f"--max-restarts is {options.max_restarts}", "0 or more")
+    elif options.max_restarts and team.launcher:
+        what = f"{asked} for a recipe that several processes train"
+        problem = Problem(what, "one process", "make resume carries such a run on")
+    elif options.max_restarts and options.foreground:
+        background = f"make train-cpu-background RECIPE={options.recipe} {asked}"
+        problem = Problem(f"{asked} in the foreground", "a run in the background", background)
+    else:
+        return
+    raise UserError(problem, ExitCode.USAGE)
 
 
 def train_here(team: launching.Team, words: list[str], recipe: Recipe, name: str) -> int:

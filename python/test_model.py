@@ -31,10 +31,9 @@ def main() -> None:
             Problem("no terminal to talk at", "--batch (of make, BATCH=1) answers predefined prompts"), ExitCode.USAGE
         )
 
-    precision = args.precision or "fp32"
     if args.run or args.finished:
-        folder, trained_in = find_run(args.run)
-        models, precision = [folder, *models], args.precision or trained_in
+        models = [find_run(args.run), *models]
+    precision = args.precision or next(filter(None, map(trained_in, models)), "fp32")
 
     from common.generation import Decoding
     from common.generation.talking import open_speaker
@@ -66,8 +65,8 @@ def build_parser() -> CommandParser:
     return parser
 
 
-def find_run(name: str | None) -> tuple[str, str]:
-    """Return the folder of a finished run and the precision that its base had. UserError 64, 66, 75 without one."""
+def find_run(name: str | None) -> str:
+    """Return the folder of a finished run. UserError 64, 66, 75 without one."""
     from common import runs
     from common.runs.choose import choose_finished
 
@@ -75,7 +74,17 @@ def find_run(name: str | None) -> tuple[str, str]:
     folder = runs.run_folder(name)
     info = runs.read_json(folder / "training_info.json")
     print(f"run '{name}': {info['method_kind']} on {info['base_model']} in {info['precision']}")
-    return str(folder), info["precision"]
+    return str(folder)
+
+
+def trained_in(model: str) -> str | None:
+    """Return the precision that the base of a run, or of a checkpoint of one, had in training; None for any other."""
+    from common.runs import read_json
+    from common.runs.folders import MANIFEST_FILE
+
+    manifests = (folder / MANIFEST_FILE for folder in (Path(model), Path(model).parent))
+    manifest = next((path for path in manifests if path.is_file()), None)
+    return read_json(manifest)["settings"]["model"]["precision"] if manifest else None
 
 
 def read_prompts(path: Path | None) -> list[str]:

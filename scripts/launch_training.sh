@@ -18,7 +18,7 @@ Variables, as given to make:
   SMOKE=1           the demo model, a few steps, two ranks on the CPU
   HOSTFILE          several nodes, started from here over ssh with pdsh: one line a node, HOST slots=N
   NODE_RANK         with HOSTFILE, MASTER_ADDR and MASTER_PORT: this node only; start the same on every node
-  RESUME=1          carry on the run RUN, with as many ranks as it had
+  RESUME=1          carry on the run RUN, with as many ranks as it had; FORCE=1: although something has changed
   RUN, OUTPUT       name of the run; another folder for it
   TRAIN, VAL        data files (default: sample data)
   MODEL, REVISION   a model folder, or a name that was downloaded
@@ -52,7 +52,8 @@ main() {
 
 # A run keeps its settings: what else is given is refused by the command.
 resume() {
-  read_variables RUN=--run OUTPUT=--output TRAIN=--data VAL=--validation MODEL=--model SET=--set "${TEAM_VARIABLES[@]}"
+  read_variables RUN=--run FORCE=--force! OUTPUT=--output TRAIN=--data VAL=--validation MODEL=--model SET=--set \
+    "${TEAM_VARIABLES[@]}"
   use_python
   exec "$PYTHON_BIN" python/resume_run.py ${place[@]+"${place[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
 }

@@ -17,7 +17,7 @@ already; interrupted, it starts over the next time. Several at once wait for eac
 Variables:
   PYTHON            the Python to make .venv with, 3.11 or newer (default: the first of python3.11, python3, python)
   TORCH_INDEX_URL   another package index for torch alone, as PyTorch offers one of builds for the CPU; an environment
-                    keeps to it until another is named, or none (TORCH_INDEX_URL=)
+                    keeps to it until another is named, or none (TORCH_INDEX_URL=), and is then made anew
 END
 }
 
@@ -57,8 +57,12 @@ main() {
 
 # Where nothing is said of it, torch goes on coming from where this environment has it, also one that is unfinished.
 keep_torch_index() {
-  if [ -n "${TORCH_INDEX_URL+said}" ]; then return; fi
-  TORCH_INDEX_URL=$(sed -n -e 's/^torch from the index //p' -e 's/^torch from \([a-z]*:\)/\1/p' "$STAMP" "$UNFINISHED" 2>/dev/null | head -n 1) || true
+  if [ -z "${TORCH_INDEX_URL+said}" ]; then TORCH_INDEX_URL=$(torch_index_here); fi
+}
+
+# The index of its own that torch was, or was to be, installed from here; nothing for the default one.
+torch_index_here() {
+  sed -n -e 's/^torch from the index //p' -e 's/^torch from \([a-z]*:\)/\1/p' "$UNFINISHED" "$STAMP" 2>/dev/null | head -n 1 || true
 }
 
 # Everything the environment depends on; written into it last, so it is there only when all the rest is.
@@ -110,9 +114,15 @@ wait_for_turn() {
 }
 
 make_environment() {
-  local python=$1
+  local python=$1 reason=""
   if [ -e "$UNFINISHED" ] || { [ -f .venv/pyvenv.cfg ] && ! is_new_enough .venv/bin/python; }; then
-    say "the environment in .venv is unfinished or broken: making it anew"
+    reason="the environment in .venv is unfinished or broken"
+  elif [ -f "$STAMP" ] && [ "$(torch_index_here)" != "${TORCH_INDEX_URL:-}" ]; then
+    reason="torch comes from elsewhere now" # of which pip would keep the build that is installed
+  fi
+  if [ -n "$reason" ]; then
+    say "$reason: making it anew"
+    if [ ! -L .venv ]; then torch_source >"$UNFINISHED"; fi # behind a link it is another's, and only the link goes
     rm -rf .venv
   fi
   if [ -d .venv ]; then rmdir .venv 2>/dev/null || true; fi # an empty one is no loss

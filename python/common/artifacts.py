@@ -93,8 +93,8 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
     epochs = read_epochs(run.folder)
     last = epochs[-1] if epochs else {}
     settings = recipe.to_dict()
-    peak = peak_rss_gib()
-    planned = records.compare(run.manifest().get("plan"), peak, trainer.train_s, trainer.share)
+    peak, on_gpu = peak_rss_gib(), peak_gpu_gib() if recipe.training.device == "cuda" else None
+    planned = records.compare(run.manifest().get("plan"), on_gpu or peak, trainer.train_s, trainer.share)
     return {
         "recipe": recipe.name,
         "base_model": recipe.model.name,
@@ -108,7 +108,7 @@ def describe_training(run: Run, recipe: Recipe, trainer) -> dict[str, Any]:
         "train_loss": last.get("train_loss"),
         "eval_loss": last.get("eval_loss"),
         "peak_rss_gib": round(peak, 3),
-        "peak_gpu_gib": peak_gpu_gib(),
+        "peak_gpu_gib": on_gpu and round(on_gpu, 3),
         "plan": planned,
         "precision": recipe.model.precision,
         "revision": recipe.model.revision,

@@ -148,9 +148,9 @@ def check_memory(need: footprint.Footprint, device: str = "cpu", *, resumed: boo
     whose = " of GPU memory" if device == "cuda" else ""
     if need.total > available:
         what = f"about {need}{whose} needed, {available:.1f} of {total:.1f} GiB free"
-        remedy = "close other programs" if need.total < total else "precision nf4, or a smaller data.max_length_tokens"
+        remedy = "close other programs" if need.total < total else "make plan RECIPE=… lists what would help"
         if resumed and need.total >= total:
-            remedy = f"a new run with {remedy}"
+            remedy = "a new run with what make plan RECIPE=… lists"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
     return f"about {need}{whose} expected, {available:.1f} of {total:.1f} GiB free"
 

@@ -58,8 +58,9 @@ def describe_devices() -> str:
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     cores, reason = hardware.usable_cores()
-    counted = ", ".join(f"{count} × {name}" for name, count in Counter(gpus).items()) or "no CUDA GPU"
-    return f"{counted}; {cores} CPU cores ({reason})"
+    counted = ", ".join(f"{count} × {name}" for name, count in Counter(gpus).items())
+    other = "an Apple GPU" if torch.backends.mps.is_available() else "no CUDA GPU"
+    return f"{counted or other}; {cores} CPU cores ({reason})"
 
 
 def describe_memory() -> str:
@@ -85,7 +86,7 @@ def check_nccl() -> str:
 
     count = torch.cuda.device_count()
     if count == 0:
-        return "no GPU, so none is needed: ranks on the CPU talk through gloo"
+        return "no CUDA GPU, so none is needed: ranks on the CPU talk through gloo"
     if not torch.distributed.is_nccl_available():
         problem = Problem("this PyTorch has no NCCL", "a CUDA build on Linux", "make setup with TORCH_INDEX_URL=")
         raise UserError(problem, ExitCode.UNAVAILABLE)

@@ -46,7 +46,9 @@ def check_fit(recipe: Recipe, spec: str | None = None) -> str:
     precision = hardware.pick_precision(recipe.model.precision, device, fp16=not recipe.training.deepspeed).value
     config = model_files.read_config(folder)
     compute = hardware.pick_compute(recipe.model.compute, precision, device).value
-    need = footprint.estimate_training(config, recipe.method, precision, tokens, checkpoint_every=1, compute=compute)
+    need = footprint.estimate_training(
+        config, recipe.method, precision, tokens, checkpoint_every=1, compute=compute, gpu=device == "cuda"
+    )
     return f"{tokens:,} tokens: {check_memory(need, device)}"
 
 
@@ -103,7 +105,7 @@ def _load(recipe: Recipe, spec: str | None, device_map: str | dict | None, loade
     from common.models import load_model
 
     base, adapter = find_local(spec or recipe.model.name)
-    precision = "fp32" if recipe.model.precision == "auto" else recipe.model.precision
+    precision = hardware.pick_precision(recipe.model.precision, "cpu").value
     model = load_model(base, precision, device_map=device_map)
     if adapter:
         from peft import PeftModel

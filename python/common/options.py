@@ -18,6 +18,7 @@ PREVIEW_OPTIONS = {
     "--revision": "model.revision",
     "--train": "data.train",
     "--val": "data.validation",
+    "--num-gpus": "training.ranks",
     "--output": "output.folder",
 }
 # What the medical commands share: the names their users know, and those that the launchers use.
@@ -88,6 +89,10 @@ def recipe_from_options(args: argparse.Namespace, options: Mapping[str, str]) ->
     """Merge the layers that ``args`` of one of these parsers names into one checked recipe."""
     given = _read_given(args, options)
     recipe = load_recipe(args.recipe, given, smoke=args.smoke)
+    if "training.ranks" in given and recipe.training.ranks > 1 and not recipe.training.deepspeed:
+        asked, flag = recipe.training.ranks, given["training.ranks"][1]
+        what = f"{flag} asks for {asked} ranks, and one process trains {recipe.name}"
+        raise UserError(Problem(what, "several ranks need training.deepspeed, as in frida-h100"), ExitCode.USAGE)
     if args.kind and recipe.method.kind != args.kind:
         what = f"recipe {recipe.name} has method.kind {recipe.method.kind}"
         raise UserError(

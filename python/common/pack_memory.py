@@ -82,12 +82,17 @@ def recomputed_every(job: Job) -> int | None:
 
 def estimate(job: Job, pack_tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
     """Return the memory for the longest sequence that goes through the model at a time."""
+    return estimate_part(job, longest_part_tokens(job, pack_tokens), checkpoint_every)
+
+
+def estimate_part(job: Job, tokens: int, checkpoint_every: int | None) -> footprint.Footprint:
+    """Return the memory where so many ``tokens`` go through the model at a time."""
     recipe = job.recipe
     return footprint.estimate_training(
         model_files.read_config(job.model_folder),
         recipe.method,
         recipe.model.precision,
-        longest_part_tokens(job, pack_tokens),
+        tokens,
         checkpoint_every=checkpoint_every,
         optimizer=recipe.training.optimizer,
         compute=recipe.model.compute,

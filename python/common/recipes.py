@@ -24,8 +24,9 @@ _KEYS = {f.name: f"{group}.{f.name}" for group, settings in GROUPS.items() for f
 def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *, smoke: bool = False) -> Recipe:
     """Read recipe ``name`` (a name in recipes/ or a YAML path), then the smoke overlay, then ``given``.
 
-    ``given`` maps "group.key" to (value, the flag it came from). Raises UserError: 66 for an unknown recipe, 78 for
-    every wrong key or value together.
+    ``given`` maps "group.key" to (value, the flag it came from). A revision is of the model it stands beside: where
+    another model is given, it is the one given or none. Raises UserError: 66 for an unknown recipe, 78 for every wrong
+    key or value together.
     """
     path = _find_recipe(name)
     content = read_yaml(path)
@@ -35,9 +36,13 @@ def load_recipe(name: str, given: Mapping[str, tuple[Any, str]] | None = None, *
         builder.name += "-smoke"
         for overlay in recipe_files(name, smoke=True)[1:]:
             builder.add(read_yaml(overlay), str(overlay.relative_to(RECIPES_DIR)), _place_of_recipe)
-    for key, (value, flag) in (given or {}).items():
+    given, model = given or {}, builder.groups["model"]
+    name_of_recipe = model.name
+    for key, (value, flag) in given.items():
         group, _, leaf = key.partition(".")
         builder.add({group: {leaf: value}} if leaf else {key: value}, flag, Path.cwd().joinpath)
+    if model.name != name_of_recipe and "model.revision" not in given:
+        model.revision = None
     return builder.build()
 
 

@@ -15,7 +15,7 @@ class ModelSettings:
     """Which base model, and in which precision its weights are kept."""
 
     name: str = setting("base model: a folder, or a hub id fetched by `make download`", "recipes/demo/model")
-    revision: str | None = setting("the hub's commit hash of the base model")
+    revision: str | None = setting("the hub's commit hash of the base model; with another model, none unless given")
     precision: Literal["auto", "bf16", "fp16", "fp32", "nf4"] = setting(
         "how the frozen weights are kept in memory", "auto"
     )

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from clones import PROJECT, wait_for
@@ -202,33 +203,57 @@ def test_setup_anew_when_unfinished_quick_when_done_and_in_place_when_changed(ba
     assert python.lstat().st_ino == before
 
 
-def test_setup_keeps_to_the_index_that_torch_came_from(bare):
-    """Else the next make train, where the variable is not set, brings the CUDA build after all."""
-    index = bare.root / "index"
-    wheel = index / "torch" / "torch-0.0.1-py3-none-any.whl"
+def make_torch_index(folder, version):
+    """Write a package index that has one torch, empty, of this version; return its URL."""
+    wheel = folder / "torch" / f"torch-{version}-py3-none-any.whl"
     wheel.parent.mkdir(parents=True)
-    info = "torch-0.0.1.dist-info"
+    info = f"torch-{version}.dist-info"
     with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
         file.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    (wheel.parent / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    (wheel.parent / "index.html").write_text(f'<a href="{quote(wheel.name)}">{wheel.name}</a>')
+    return folder.as_uri()
+
+
+def test_setup_keeps_to_the_index_that_torch_came_from(bare):
+    """Else the next make train, where the variable is not set, brings the CUDA build after all."""
+    index = make_torch_index(bare.root / "index", "0.0.1")
     (bare.root / "requirements.lock").write_text("torch==0.0.1\n")
 
-    answer = set_up(bare, TORCH_INDEX_URL=index.as_uri())
+    answer = set_up(bare, TORCH_INDEX_URL=index)
     assert answer.returncode == 0, answer.stderr
-    (installed,) = (bare.root / ".venv").glob(f"lib/*/site-packages/{info}")
+    (installed,) = (bare.root / ".venv").glob("lib/*/site-packages/torch-*.dist-info")
     assert "installing" not in set_up(bare).stderr
     shutil.rmtree(installed)
     (bare.root / "requirements.txt").write_text("# something else\n")
     assert set_up(bare).returncode == 0 and installed.is_dir()
-    (bare.root / ".venv" / "recetario-unfinished").write_text(f"torch from the index {index.as_uri()}\n")  # killed
+    (bare.root / ".venv" / "recetario-unfinished").write_text(f"torch from the index {index}\n")  # killed
     (bare.root / ".venv" / "recetario-installed").unlink()
     assert "making it anew" in set_up(bare).stderr and installed.is_dir()
     assert "installing" in set_up(bare, TORCH_INDEX_URL="").stderr
     assert "torch from the default index" in (bare.root / ".venv" / "recetario-installed").read_text()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_setup_takes_torch_from_another_index_where_one_is_named(bare, tmp_path, linked):
+    """pip keeps what is installed of the same version, so the environment is made anew; a link goes, not its target."""
+    indexes = [make_torch_index(bare.root / build, f"0.0.1+{build}") for build in ("a", "b")]
+    (bare.root / "requirements.lock").write_text("torch==0.0.1\n")
+    place, kept = bare.root / ".venv", tmp_path / "kept"
+    for build, index in zip("ab", indexes, strict=True):
+        answer = set_up(bare, TORCH_INDEX_URL=index)
+        assert answer.returncode == 0, answer.stderr
+        assert ("torch comes from elsewhere now: making it anew" in answer.stderr) == (build == "b")
+        (installed,) = place.glob("lib/*/site-packages/torch-*.dist-info")
+        assert installed.name == f"torch-0.0.1+{build}.dist-info"
+        if linked and build == "a":
+            place.rename(kept)
+            place.symlink_to(kept)
+    assert "making" not in set_up(bare).stderr and "making" not in set_up(bare, TORCH_INDEX_URL=indexes[1]).stderr
+    assert not linked or (kept / "recetario-installed").is_file() and not (kept / "recetario-unfinished").exists()
 
 
 def test_setup_several_at_once_make_one_environment(bare):

@@ -274,6 +274,13 @@ def test_a_killed_run_is_crashed_and_can_be_resumed(clone):
     assert clone.wait_for("hit", "completed")["step"] == 20
 
 
+def test_restarts_in_the_foreground_are_refused(clone):
+    answer = clone.run("make", "train", RECIPE="fake", RUN="here", MAX_RESTARTS=3)
+    assert answer.returncode != 0 and not clone.runs.exists()
+    assert "MAX_RESTARTS=3 in the foreground" in answer.stderr
+    assert "make train-cpu-background RECIPE=fake MAX_RESTARTS=3" in answer.stderr and "Error 64" in answer.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "state", "attempts", "words"),
     [
@@ -309,6 +316,17 @@ def test_resume_runs_only_commands_of_the_project(clone, tmp_path):
         answer = clone.run(sys.executable, "python/resume_run.py", "--run", "odd")
         assert answer.returncode == 78 and "no command of this project" in answer.stderr
     assert not list(clone.root.rglob("pwned"))
+
+
+def test_what_a_resume_of_ranks_is_given_reaches_the_command(clone):
+    python = clone.root / "python-that-echoes"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    given = {"RECETARIO_PYTHON": python, "RESUME": 1, "RUN": "mine", "NUM_GPUS": 2}
+    answer = clone.run("make", "train-h100", **given, FORCE=1)
+    assert answer.stdout == "python/resume_run.py --foreground --run=mine --force --num-gpus=2\n", answer.stderr
+    answer = clone.run("make", "train-h100", **given, FORCE=0, BACKGROUND=1)
+    assert answer.stdout == "python/resume_run.py --run=mine --num-gpus=2\n", answer.stderr
 
 
 # Looking on

@@ -85,11 +85,26 @@ def test_what_was_shown_is_what_the_hub_gets(trainings, finished, hub):
 
     code, output = publish(trainings, *words, endpoint=hub.url)
     assert code == 73 and "is there already (private) — a new one — FORCE=1" in output, output
+    code, output = publish(trainings, *words, "--force", "--public", endpoint=hub.url)
+    assert code == 73 and "is private — PUBLIC=1 makes a new one public" in output, output
     hub.repositories["org/tuned"] = False
     code, output = publish(trainings, *words, "--force", endpoint=hub.url)
     assert code == 73 and "is public — private unless asked — PUBLIC=1" in output, output
     code, output = publish(trainings, *words, "--force", "--public", endpoint=hub.url)
     assert code == 0, output
+
+
+def test_a_card_of_ones_own_goes_as_it_is_and_that_is_said(trainings, finished):
+    card = trainings.folder / finished / "README.md"
+    kept = card.read_bytes()
+    card.write_text("# Mine\n")
+    try:
+        code, output = publish(trainings, "--run", finished, "--dry-run", "--license", "mit")
+        assert code == 64 and "LICENSE=mit, but " in output and "write license: mit there" in output, output
+        code, output = publish(trainings, "--run", finished, "--dry-run", "--base", "org/demo")
+        assert code == 0 and "| # Mine" in output and "BASE= goes to adapter_config.json only" in output, output
+    finally:
+        card.write_bytes(kept)
 
 
 def test_each_refusal_of_the_hub_is_one_line_with_the_next_step(trainings, finished, hub):

@@ -3,16 +3,18 @@
 Run: pytest tests/smoke/test_talking.py
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.data.examples import Message
-from common.generation import Decoding, generate, open_arm
+from common.generation import Decoding, generate, open_arm, talking
 from common.generation.talking import open_speaker
 from common.methods import add_method, save_adapter
 from common.models import load_model
@@ -62,6 +64,22 @@ def test_a_chat_ends_with_an_empty_line(adapters):
     answer = run("--interactive", "--max-new-tokens", "4", "--model", adapters[0], "--model", MODEL, input=questions)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("[checkpoint-epoch-1]") == answer.stdout.count("[model]") == 2
+
+
+@pytest.mark.parametrize(("words", "expected"), [([], "bf16"), (["--precision", "nf4"], "nf4")])
+def test_a_run_and_its_checkpoints_talk_in_the_precision_of_the_training(tmp_path, monkeypatch, words, expected):
+    asked = []
+
+    def open_nothing(spec, decoding, *, precision, models):
+        asked.append(precision)
+        return SimpleNamespace(name=spec, reply=lambda history, prompt: ())
+
+    monkeypatch.setattr(talking, "open_speaker", open_nothing)
+    (tmp_path / "run.json").write_text('{"settings": {"model": {"precision": "bf16"}}}')
+    for spec in (tmp_path, tmp_path / "checkpoint-epoch-1"):
+        monkeypatch.setattr(sys, "argv", ["test_model.py", "--batch", "--model", str(spec), *words])
+        importlib.import_module("test_model").main()
+    assert asked == [expected] * 2
 
 
 def test_without_a_terminal_it_asks_for_batch():

@@ -11,6 +11,7 @@ import pytest
 import remove_run
 from common import runs
 from common.errors import UserError, run_command
+from common.options import PREVIEW_OPTIONS, recipe_from_options
 from common.random_model import require_model
 
 
@@ -18,6 +19,7 @@ from common.random_model import require_model
     ("line", "code", "words"),
     [
         ("start_run --recipe demo --max-restarts -1", 64, "--max-restarts is -1"),
+        ("plan --recipe demo --num-gpus 4", 64, "--num-gpus asks for 4 ranks, and one process trains demo"),
         ("soak --recipe demmo", 66, "did you mean demo?"),
         ("soak --kills 0", 64, "--kills is 0"),
         ("bench_data --rows 0", 64, "--rows is 0"),
@@ -74,6 +76,14 @@ def test_the_doctor_looks_at_data_and_settings_of_ones_own(tmp_path, monkeypatch
     assert end.value.code == 0 and "✓ train       1 examples" in said and "✓ validation" not in said
     again = f"make train RECIPE=demo SMOKE=1 RUN=mine 'TRAIN={train}' 'SET=training.seed=7 data.validation=null'"
     assert f"ready: {again}\n" in said
+
+
+def test_the_doctor_counts_the_ranks_that_a_training_would_have(monkeypatch):
+    doctor = importlib.import_module("doctor")
+    monkeypatch.setattr(sys, "argv", ["doctor.py", "frida-h100", "--num-gpus", "4"])
+    options = doctor.read_options()
+    assert recipe_from_options(options, PREVIEW_OPTIONS).training.ranks == 4
+    assert doctor.training_line(options) == "make train RECIPE=frida-h100 NUM_GPUS=4"
 
 
 def test_the_doctor_tells_where_sample_data_comes_from(tmp_path, monkeypatch, capfd):

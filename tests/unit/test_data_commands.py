@@ -186,6 +186,7 @@ def test_options_reach_the_encoding(folder, run):
     columns = ("--columns", "prompt=Frage", "completion=Antwort")
     said = run(*words, *columns)
     assert "shape                    mapped" in said
+    assert run(*words, "--columns=prompt=Frage completion=Antwort") == said  # as make hands it on
     assert "[/INST]⟦ w" in said
     assert "(100%)" not in said
     said = run(*words, *columns, "--loss-on", "all")
@@ -228,6 +229,7 @@ def test_make_inspect_takes_what_the_errors_name():
         variable, value = told[told.index("inspect") + 1].rstrip(";").removeprefix("(").split("=")
         assert f"{variable}={told[0]}{'' if setting in choices else '!'}" in line.split()
         assert value == choices.get(setting, "1")
+    assert "DATA_COLUMNS=--columns" in line.split()  # a shell's own COLUMNS is the width of the terminal
 
 
 def test_inspect_needs_something(folder, run):

@@ -60,6 +60,13 @@ def test_a_model_that_was_loaded_with_a_device_map():
     assert "on meta" in failed["placement"] and "device_map of 2 parts" in failed["device map"]
 
 
+def test_a_model_is_loaded_in_the_precision_that_a_training_picks(monkeypatch):
+    monkeypatch.setattr(hardware, "bf16_flag", lambda: "amx_bf16")
+    given = {"model.precision": ("auto", "--set"), "training.device": ("cpu", "--set")}
+    outcomes = model_diagnosis.look_at_model(load_recipe("demo", given), None)
+    assert {outcome.title: outcome.found for outcome in outcomes}["dtypes"] == "frozen: bfloat16; trained: float32"
+
+
 def test_mixed_types_and_an_adapter_in_fp16(adapted):
     adapted.get_base_model().lm_head.bfloat16()
     assert "frozen weights mix float32" in problem_of(model_diagnosis.check_dtypes, adapted)
@@ -75,6 +82,13 @@ def test_nothing_to_train(adapted):
 def test_another_launchers_variables(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert "unset WORLD_SIZE" in problem_of(diagnosis.check_surroundings)
+
+
+def test_an_apple_gpu_is_a_device_that_trains(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for is_there, said in ((True, "an Apple GPU; "), (False, "no CUDA GPU; ")):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda is_there=is_there: is_there)
+        assert diagnosis.describe_devices().startswith(said)
 
 
 def test_switches_that_turn_nvlink_off(monkeypatch):

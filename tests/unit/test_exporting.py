@@ -10,7 +10,7 @@ from finished_runs import make_base, make_run
 from safetensors.torch import load_file
 
 from common.chat import encode_prompt
-from common.errors import UserError
+from common.errors import ExitCode, Problem, UserError
 from common.exporting import making, merged
 from common.exporting.making import make_export
 from common.exporting.merged import PROMPTS, texts_to_try
@@ -19,6 +19,7 @@ from common.methods import load_adapter
 from common.models import load_model, load_tokenizer
 from common.settings import MethodSettings
 from common.shapes import DEMO_MODEL
+from export_model import report
 
 QUESTION = [{"role": "user", "content": "the quick brown fox"}]
 
@@ -80,6 +81,32 @@ def test_what_servers_read(tmp_path):
     page = (out / "README.md").read_text()
     assert "--max-lora-rank 32 --lora-modules tiny=adapter" in page
     assert "not of phi3: convert it to GGUF" in page and "$" not in page
+
+
+def test_without_a_modelfile_nothing_tells_to_use_one(tmp_path, monkeypatch, capsys):
+    def refuse(tokenizer):
+        raise UserError(Problem("the template asks for the day"), ExitCode.CONFIG)
+
+    monkeypatch.setattr(making, "learn_turns", refuse)
+    tokenizer = llama_tokenizer()
+    run = make_run(tmp_path / "run", make_base(tmp_path / "base", tokenizer), tokenizer)
+    plan, record = export(tmp_path, run)
+    assert record["notes"][0] == "No Modelfile: the template asks for the day."
+    report(plan, record)
+    for text in ((tmp_path / "export" / "README.md").read_text(), capsys.readouterr().out):
+        assert "No Modelfile" in text and "vllm serve merged" in text and "ollama create" not in text.lower()
+
+
+def test_behind_a_link_the_base_is_found_from_where_the_export_really_is(tmp_path):
+    tokenizer = llama_tokenizer()
+    base = make_base(tmp_path / "base", tokenizer)
+    run = make_run(tmp_path / "run", base, tokenizer)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    plan = plan_export("tiny", run, tmp_path / "near" / "export", "auto", force=False)
+    make_export(plan)
+    assert plan.base_shown == "../../../base"
+    assert "FROM ../../../../base\n" in (tmp_path / "far/away/export/adapter/Modelfile").read_text()
 
 
 def test_a_base_in_nf4_is_merged_in_full_precision_and_the_difference_told(tmp_path):
@@ -145,6 +172,9 @@ def test_another_base_a_full_disk_and_a_small_memory_are_refused_before_loading(
     monkeypatch.setattr(merged, "free_disk_gib", lambda folder: 1.0)
     monkeypatch.setattr(merged, "memory_gib", lambda: (1e-6, 1.0))
     refused(tmp_path, run, 69, "GiB of memory free")
+    refused(tmp_path, run, 69, "close other programs", dtype="bf16")
+    monkeypatch.setattr(merged, "memory_gib", lambda: (1e-6, 1e-6))
+    refused(tmp_path, run, 69, f"convert_lora_to_gguf.py {run} --base {base} takes the run as it is", dtype="bf16")
     monkeypatch.setattr(merged, "memory_gib", lambda: (1.0, 1.0))
     (base / "generation_config.json").write_text("{}")
     refused(tmp_path, run, 78, "is not the model that")

@@ -6,20 +6,23 @@ How near plans come to real trainings, `make bench-plan` measures; docs/planning
 import importlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from common import hardware, memory_probe, pack_memory, recycled_memory
+from common import artifacts, hardware, memory_probe, pack_memory, recycled_memory
 from common.chat import Encoded
 from common.errors import UserError, run_command
 from common.jobs import Job
 from common.planning import measuring, planning, records
 from common.planning.options import list_options
-from common.planning.planning import make_plan
+from common.planning.planning import estimate_memory, make_plan
 from common.planning.probe import Slice
 from common.planning.wording import print_plan
 from common.recipes import load_recipe
+from common.runs.results import read_result
 
 TINY = {
     "model_type": "mistral",
@@ -79,6 +82,16 @@ def test_two_layers_tell_what_six_keep_for_the_backward_pass(tmp_path, packing, 
     layer = kept[2] - kept[1]
     assert layer > 0 and kept[6] == pytest.approx(kept[1] + 5 * layer, rel=1e-6)
     assert kept[2] < kept[6] < 6 * kept[2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_a_time_counts_until_the_device_is_done(monkeypatch, device):
+    waited = []
+    for kind in ("cuda", "mps"):
+        monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda kind=kind: waited.append(kind))
+    trainer = SimpleNamespace(args=SimpleNamespace(device=torch.device(device)))
+    measuring._timed(trainer, lambda: waited.append("work"))
+    assert waited == (["work"] if device == "cpu" else [device, "work", device])
 
 
 def test_the_plan_of_the_demo(demo_plan):
@@ -155,6 +168,24 @@ def test_where_memory_is_short_the_plan_says_what_would_help(demo_plan, monkeypa
     assert once.endswith("its own copy of what only some examples begin with") and anew.endswith("the common beginning")
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.parametrize("measured", [False, True])
+def test_on_a_gpu_too_the_plan_says_what_would_help(demo_plan, monkeypatch, device, measured):
+    """Its memory follows from the shape, measured or not; an Apple GPU is not offered nf4, which is refused there."""
+    job, plan = demo_plan
+    monkeypatch.setattr(hardware, "pick_half", lambda device: hardware.Choice("bf16", "as a test wants it"))
+    monkeypatch.setattr(job.recipe.training, "device", device)
+    settled = pack_memory.estimate_part(job, plan.tokens["longest_part"], None)
+    anything = Slice(*[0.01] * len(fields(Slice)))
+    if measured:
+        assert estimate_memory(job, {}, anything, plan.tokens["longest_part"]) == settled
+    found = list_options(job, replace(plan, memory=settled, slice=asdict(anything) if measured else None))
+    memory = {option.change: option.memory_gib for option in found}
+    assert {"packs of 1,024", "every layer recomputed"} <= memory.keys()
+    assert ("nf4" in memory) == (device == "cuda")
+    assert memory["packs of 1,024"] == pack_memory.estimate(job, 1024, None).total
+
+
 def plan_command(monkeypatch, capfd, *words):
     monkeypatch.setattr(sys, "argv", ["plan.py", *words])
     with pytest.raises(SystemExit) as end:
@@ -199,6 +230,20 @@ def test_a_plan_is_found_again_by_the_training_it_is_of(tmp_path, monkeypatch, d
         patch.setattr(job.recipe.training, "pack_tokens", 512)
         patch.setattr(job.recipe.training, "activation_checkpointing", "on")
         assert records.find_plan(job)["way"] != pack_memory.describe(job.recipe.training)
+
+
+@pytest.mark.parametrize(("device", "peak", "on_gpu"), [("cpu", 3.0, None), ("cuda", 1.8, 1.8)])
+def test_the_memory_of_a_gpu_is_held_against_what_was_planned_of_it(tmp_path, monkeypatch, device, peak, on_gpu):
+    for name, answer in (("peak_rss_gib", 3.0), ("peak_gpu_gib", 1.8)):
+        monkeypatch.setattr(artifacts, name, lambda answer=answer: answer)
+    monkeypatch.setattr(artifacts, "count_parameters", lambda model: (1, 10))
+    run = SimpleNamespace(folder=tmp_path, manifest=lambda: {"plan": {"memory": {"total": 2.0}}})
+    trainer = SimpleNamespace(model=None, train_dataset=[], eval_dataset=[], train_s=9.0, share=1.0)
+    trainer.state = SimpleNamespace(global_step=3)
+    info = artifacts.describe_training(run, load_recipe("demo", {"training.device": (device, "--set")}), trainer)
+    assert (info["plan"]["peak_gib"], info["peak_gpu_gib"], info["peak_rss_gib"]) == (peak, on_gpu, 3.0)
+    (tmp_path / "training_info.json").write_text(json.dumps(info))
+    assert read_result(tmp_path)["peak_gib"] == peak
 
 
 def test_a_training_is_held_against_its_plan():

@@ -27,11 +27,11 @@ def checked():
     return job
 
 
-def fit(job, monkeypatch, needed_gib, mode="auto", every=None):
+def fit(job, monkeypatch, needed_gib, mode="auto", every=None, total_gib=64.0):
     """Settle with just enough memory for ``needed_gib``; return (packs' tokens, every n-th layer, what is said)."""
     training = job.recipe.training
     training.activation_checkpointing, training.checkpoint_every_n_layers, training.pack_tokens = mode, every, 2048
-    monkeypatch.setattr(hardware, "memory_gib", lambda device: (needed_gib / 0.9 + 1e-6, 64.0))
+    monkeypatch.setattr(hardware, "memory_gib", lambda device: (needed_gib / 0.9 + 1e-6, total_gib))
     said = preparation._fit_memory(job)
     return training.pack_tokens, training.checkpoint_every_n_layers, said
 
@@ -258,8 +258,10 @@ def test_what_is_kept_is_what_the_backward_pass_needs(trainer):
 
 
 def test_too_little_memory_is_refused(checked, monkeypatch):
-    with pytest.raises(UserError, match="needed, 0.2 of"):
+    with pytest.raises(UserError, match="needed, 0.2 of 64.0 GiB free — close other programs"):
         fit(checked, monkeypatch, 0.2)
+    with pytest.raises(UserError, match="make plan RECIPE=… lists what would help"):
+        fit(checked, monkeypatch, 0.2, total_gib=0.3)
 
 
 def test_validation_data_of_the_recipe_is_named_beside_training_data_of_the_users_own():

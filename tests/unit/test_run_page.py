@@ -76,6 +76,21 @@ def test_the_page_tells_all_and_needs_nothing_else(write):
     assert page.count("<polyline") == 4 and 'class="level"' in page
 
 
+def test_only_what_the_run_can_do_is_offered(write):
+    """Adapters that are no LoRA cannot be merged, and the name in the run's own command is taken."""
+    page = render_run_page(write("mine"))
+    assert "make export RUN=mine" in page and ".venv/bin/python python/finetune_ba.py" not in page
+    for kind in ("adapter", "ptuning"):
+        page = render_run_page(write(kind, settings=SETTINGS | {"method": {"kind": kind}}))
+        assert f"make chat RUN={kind}" in page and "make export" not in page
+
+
+def test_the_processs_memory_is_drawn_beside_a_plan_of_it_only(write):
+    trainings = [{"training": {"device": device}} for device in ("cpu", "cuda")]
+    pages = [render_run_page(write(f"mine-{n}", settings=SETTINGS | own)) for n, own in enumerate(trainings)]
+    assert [page.count('class="level"') for page in pages] == [2, 1]  # that of the speed stays
+
+
 def test_nothing_that_data_or_logs_hold_becomes_markup(write):
     page = render_run_page(write("mine"))
     assert "<script" not in page and "<b>odd" not in page and "&lt;b&gt;odd&lt;/b&gt;" in page

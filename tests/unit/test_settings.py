@@ -56,6 +56,24 @@ def test_a_model_has_one_revision_in_all_recipes_and_their_headers():
     assert all(len(found) == 1 for found in revisions.values()), revisions
 
 
+@pytest.mark.parametrize(
+    ("words", "keeps"),
+    [
+        (["model.name=org/other"], False),
+        (["model.name=recipes/demo/model"], False),
+        (["model.name=org/other", "model.revision=abc"], "abc"),
+        (["model.name=mistralai/Mistral-7B-Instruct-v0.1"], True),
+        (["training.epochs=2"], True),
+    ],
+)
+def test_a_revision_is_not_taken_for_another_models(words, keeps):
+    """It went to run.json, the report and the card, and the download was asked for a commit that is not there."""
+    own = load_recipe("ba-cpu").model.revision
+    options = [word for setting in words for word in ("--set", setting)]
+    revision = resolve("--recipe", "ba-cpu", *options).model.revision
+    assert own and revision == {True: own, False: None}.get(keeps, keeps)
+
+
 def test_the_cpu_recipe_has_the_numbers_it_is_known_by():
     recipe = load_recipe("ba-cpu")
     assert (recipe.method.rank, recipe.method.alpha, recipe.method.dropout) == (8, 32, 0.1)

@@ -46,7 +46,7 @@ def make_export(plan: Plan) -> dict[str, Any]:
             shutil.copyfile(plan.run_folder / name, adapter / name)
         notes = write_modelfiles(plan, draft, tokenizer, positions)
         notes += filter(None, [token_note(tokenizer)])
-        (draft / "README.md").write_text(serving_page(plan, notes), encoding="utf-8")
+        (draft / "README.md").write_text(serving_page(plan, draft, notes), encoding="utf-8")
         record = {
             "run": plan.name,
             "base": plan.base_name,
@@ -90,16 +90,17 @@ def write_modelfiles(plan: Plan, draft: Path, tokenizer, positions: int) -> list
     return notes
 
 
-def serving_page(plan: Plan, notes: list[str]) -> str:
-    """Return the README.md of an export: how each form is served."""
-    vllm, ollama, gguf = serving.vllm_lines(plan), serving.ollama_lines(plan), serving.gguf_lines(plan)
+def serving_page(plan: Plan, draft: Path, notes: list[str]) -> str:
+    """Return the README.md of the export in ``draft``: how each form is served."""
+    vllm, ollama, gguf = serving.vllm_lines(plan), serving.ollama_lines(plan, draft), serving.gguf_lines(plan)
     return _PAGE.substitute(
         name=plan.name,
         base=plan.base_name,
         dtype=plan.dtype.value,
         notes="".join(f"\n- {note}" for note in notes),
         **{f"vllm_{form}": line for form, line in vllm.items()},
-        **{f"ollama_{form}": line for form, line in ollama.items()},
+        ollama_rows="".join(f"\n| Ollama | {form} | `{line}` |" for form, line in ollama.items()),
+        about_ollama=_ABOUT_OLLAMA * bool(ollama),
         **{f"gguf_{form}": line for form, line in gguf.items()},
     )
 
@@ -158,9 +159,7 @@ $notes
 | server | form | command |
 |---|---|---|
 | vLLM | merged | `$vllm_merged` |
-| vLLM | adapter | `$vllm_adapter` |
-| Ollama | merged | `$ollama_merged` |
-| Ollama | adapter | `$ollama_adapter` |
+| vLLM | adapter | `$vllm_adapter` |$ollama_rows
 | transformers | merged | `transformers serve` and model `merged` |
 
 GGUF, for llama.cpp and for what Ollama does not read itself, with a clone of https://github.com/ggml-org/llama.cpp in
@@ -170,7 +169,9 @@ the place of LLAMA_CPP:
 $gguf_merged
 $gguf_adapter
 ```
-
-Ollama's template writes the text that the model was trained with and no BOS, which the server puts there. Ask it
-through `/api/chat` or `/v1/chat/completions`. Answers end at the stop tokens of `generation_config.json` everywhere.
+$about_ollama
+Answers end at the stop tokens of `generation_config.json` everywhere.
 """)
+_ABOUT_OLLAMA = """
+Ollama's template writes the text that the model was trained with and no BOS, which the server puts there. Ask it
+through `/api/chat` or `/v1/chat/completions`."""

@@ -50,17 +50,23 @@ def pick_dtype(wanted: str, base: Path) -> Choice:
     return Choice("fp32", "as the base" if own == "float32" else f"the base is in {own}, which bf16 would round")
 
 
-def check_room(base: Path, dtype: str, output: Path, *, trained_on_nf4: bool = False) -> None:
+def check_room(run_folder: Path, base: Path, dtype: str, output: Path, *, trained_on_nf4: bool = False) -> None:
     """Raise UserError (73, 69) unless the merged weights fit on the disk and into memory, in 4 bits beside them too."""
     needed = count_numbers(base) * BYTES[dtype] / GIB
-    free, (available, _) = free_disk_gib(output), memory_gib()
+    free, (available, total) = free_disk_gib(output), memory_gib()
     if free < 1.05 * needed + 0.05:
         what = f"{free:.1f} GiB free for {output}, {1.05 * needed + 0.05:.1f} GiB needed"
         raise UserError(Problem(what, next_step="free some space, or OUTPUT=DIR elsewhere"), ExitCode.CANNOT_CREATE)
     in_memory = 1.2 * needed + (weights_gib(read_config(base), "nf4") if trained_on_nf4 else 0.0)
     if available < in_memory:
         what = f"{available:.1f} GiB of memory free, about {in_memory:.1f} GiB needed to merge in {dtype}"
-        remedy = "DTYPE=bf16" if dtype == "fp32" else "close other programs"
+        if dtype == "fp32":
+            remedy = "DTYPE=bf16"
+        elif in_memory < total:
+            remedy = "close other programs"
+        else:
+            unmerged = f"llama.cpp's convert_lora_to_gguf.py {run_folder} --base {base} takes the run as it is"
+            remedy = f"a machine with {in_memory:.1f} GiB; without merging, {unmerged}"
         raise UserError(Problem(what, next_step=remedy), ExitCode.UNAVAILABLE)
 
 

@@ -53,6 +53,7 @@ def plan_export(name: str, run_folder: Path, output: Path, dtype: str, *, force:
             Problem(f"run '{name}' cannot be exported: {_WHY[kind]}", "LoRA runs can", _INSTEAD.format(name=name)),
             ExitCode.CONFIG,
         )
+    output = output.resolve()  # paths to the base are relative to where it really is
     check_place(output, force=force)
     manifest = read_json(run_folder / "run.json")
     settings = manifest["settings"]["model"]
@@ -61,7 +62,7 @@ def plan_export(name: str, run_folder: Path, output: Path, dtype: str, *, force:
     LocalModel(base, adapter=run_folder).require_base_of(manifest)
     chosen = pick_dtype(dtype, base)
     trained_on_nf4 = settings.get("precision") == "nf4"
-    check_room(base, chosen.value, output, trained_on_nf4=trained_on_nf4)
+    check_room(run_folder, base, chosen.value, output, trained_on_nf4=trained_on_nf4)
     adapter = read_json(run_folder / "adapter_config.json")
     return Plan(
         name,

@@ -1,5 +1,7 @@
 """The lines that start servers and converters on an exported run; paths are relative to the export's folder."""
 
+from pathlib import Path
+
 from common.exporting.plan import Plan
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
@@ -16,11 +18,10 @@ def vllm_lines(plan: Plan) -> dict[str, str]:
     }
 
 
-def ollama_lines(plan: Plan) -> dict[str, str]:
-    return {
-        "merged": f"ollama create {plan.name.lower()} -f merged/Modelfile",
-        "adapter": f"ollama create {plan.name.lower()} -f adapter/Modelfile",
-    }
+def ollama_lines(plan: Plan, folder: Path) -> dict[str, str]:
+    """Return name → command for Ollama, for the forms that have a Modelfile in the export's ``folder``."""
+    forms = (form for form in ("merged", "adapter") if (folder / form / "Modelfile").is_file())
+    return {form: f"ollama create {plan.name.lower()} -f {form}/Modelfile" for form in forms}
 
 
 def ollama_note(plan: Plan) -> str:

@@ -95,8 +95,7 @@ def _training_stages(args, splits: Path, suffix: str) -> list[Stage]:
         words += [f"{flag}={value}" for value, flag in _given(args, SHARED | own).values()]
         words += [f"--output_dir={Path(args.output_dir).absolute() / method}"] if args.output_dir else []
         inputs = [*recipe_files(recipe, smoke=args.smoke), splits / "train.jsonl", splits / "validation.jsonl"]
-        model = load_recipe(recipe, smoke=args.smoke).model
-        inputs += _model_files(args.model_name or model.name, None if args.model_name else model.revision)
+        inputs += _model_files(load_recipe(recipe, _given(args, SHARED), smoke=args.smoke).model)
         command = launch.command_line(f"python/train_{method}.py", *words)
         needs = [] if args.skip_data_prep else ["data"]
         outputs = [runs.runs_dir() / run / name for name in (DONE_FILE, CONFIG_FILE, WEIGHTS_FILE)]
@@ -128,10 +127,10 @@ def _run_name(method: str, suffix: str) -> str:
     return f"medical-{method}{suffix}"
 
 
-def _model_files(name: str, revision: str | None) -> list[Path]:
+def _model_files(model: ModelSettings) -> list[Path]:
     """The files that decide what the base model computes; none while it is not on this machine."""
     try:
-        folder = model_files.find_model(ModelSettings(name=name, revision=revision))
+        folder = model_files.find_model(model)
     except UserError:
         return []
     return sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja", ".model"))

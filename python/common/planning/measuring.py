@@ -196,8 +196,8 @@ def _count_tokens(trainer, examples: Sequence) -> int:
 def _wait_for_device(trainer) -> None:
     import torch
 
-    if trainer.args.device.type == "cuda":
-        torch.cuda.synchronize()
+    if (kind := trainer.args.device.type) in ("cuda", "mps"):
+        getattr(torch, kind).synchronize()
 
 
 def _rss_gib() -> float:

@@ -200,7 +200,7 @@ def estimate_memory(job: Job, config: dict, measured: Slice, longest: int, every
     if every == "as settled":
         every = pack_memory.recomputed_every(job)
     if training.device != "cpu":
-        return job.memory
+        return pack_memory.estimate_part(job, longest, every)
     layers = config["num_hidden_layers"]
     recomputed = footprint.count_recomputed(layers, every)
     kept = layers - recomputed + (1 if recomputed else 0)

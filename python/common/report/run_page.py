@@ -4,7 +4,6 @@ Everything is read from the run's folder; a run that is not finished, or of an o
 """
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,15 +88,14 @@ def facts_of(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def how_to(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (what for, lines to type) for this run, from the targets that the Makefile has."""
     name, targets = run["name"], _targets()
-    again = shlex.join(run["manifest"].get("argv") or [])
     if run["state"] != "completed":
         return [("Carry on", f"make resume RUN={name}"), ("See why", f"make status RUN={name}\nmake logs RUN={name}")]
-    folder = f"runs/{name}"
+    folder, kind = f"runs/{name}", (run["settings"].get("method") or {}).get("kind")
     found = [
         ("Chat", f"make chat RUN={name}" if "chat" in targets else f"make test-model MODEL={folder}"),
         ("Compare", f"make compare RUN={name}"),
-        ("Export", f"make export RUN={name}" if "export" in targets else ""),
-        ("Repeat", f"make reproduce RUN={name}" + (f"\n.venv/bin/python {again}" if again else "")),
+        ("Export", f"make export RUN={name}" if "export" in targets and kind == "lora" else ""),
+        ("Repeat", f"make reproduce RUN={name}"),
     ]
     return [(what, lines) for what, lines in [("Load", _loading(run)), *found] if lines]
 
@@ -145,6 +143,8 @@ def _charts(run: Mapping[str, Any]) -> dict[str, Any]:
     validation = [(e["global_step"], e["eval_loss"]) for e in judged]
     plan = run["plan"]
     speed, memory = plan.get("tokens_per_s"), (plan.get("memory") or {}).get("total")
+    if (run["settings"].get("training") or {}).get("device") == "cuda":
+        memory = None  # planned of the GPU; the curve is the process's
     return {
         "losses": curves.draw_curves(
             [("training", "baseline", line("loss")), ("validation", "finetuned", validation)],

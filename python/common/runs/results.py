@@ -47,7 +47,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         "loss": last.get("train_loss", status.get("loss")),
         "eval_loss": last.get("eval_loss"),
         "tokens_per_s": status.get("tokens_per_s"),
-        "peak_gib": info.get("peak_rss_gib", status.get("peak_rss_gib")),
+        "peak_gib": info.get("peak_gpu_gib") or info.get("peak_rss_gib", status.get("peak_rss_gib")),
         "took": took_s(folder, status.get("elapsed_s"), manifest.get("attempts") or []),
         "verdict": report.get("comparison", {}).get("decision", {}).get("verdict"),
         "tuned": scores.get("finetuned"),

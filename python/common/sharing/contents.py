@@ -66,6 +66,11 @@ def collect(name: str, folder: Path, *, base: str | None = None, licence: str | 
     return contents
 
 
+def has_own_card(contents: Contents) -> bool:
+    """True where somebody has changed the run's README.md by hand: it goes as it is."""
+    return isinstance(contents[CARD], Path)
+
+
 def find_private(contents: Mapping[str, bytes | Path]) -> list[Problem]:
     """Return a problem for each line of a published text that names a path, this machine, its user, or a token."""
     problems = []

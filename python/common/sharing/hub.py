@@ -14,7 +14,7 @@ def check_repository(repo: str, *, public: bool, force: bool) -> str:
     """Return the name of the hub's user; nothing is written.
 
     Raises UserError: 69 without a token that the hub knows or without a hub, 73 for a repository that is there already,
-    unless ``force``, or that is public when a private one is wanted.
+    unless ``force``, or that is not as private or public as is wanted: what is there stays as it is.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -32,6 +32,10 @@ def check_repository(repo: str, *, public: bool, force: bool) -> str:
     if not there.private and not public:
         problem = Problem(f"{repo} is there already and is public", "private unless asked", "PUBLIC=1 if you mean it")
         raise UserError(problem, ExitCode.CANNOT_CREATE)
+    if there.private and public:
+        allowed = "PUBLIC=1 makes a new one public"
+        remedy = "make it public on the hub, or leave PUBLIC=1 out"
+        raise UserError(Problem(f"{repo} is there already and is private", allowed, remedy), ExitCode.CANNOT_CREATE)
     if not force:
         problem = Problem(f"{repo} is there already ({state})", "a new one", "FORCE=1 adds a commit to it")
         raise UserError(problem, ExitCode.CANNOT_CREATE)
