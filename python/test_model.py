@@ -33,14 +33,19 @@ def main() -> None:
 
     if args.run or args.finished:
         models = [find_run(args.run), *models]
-    precision = args.precision or next(filter(None, map(trained_in, models)), "fp32")
 
     from common.generation import Decoding
+    from common.generation.local import as_trained, find_training
     from common.generation.talking import open_speaker
+
+    training = next(filter(None, (find_training(Path(model)) for model in models)), None)
+    if args.precision:
+        training = (training or {}) | {"model": {"precision": args.precision}}
+    how = as_trained(training) if training else {"precision": "fp32"}
 
     decoding = Decoding(args.max_new_tokens, args.temperature)
     shared = {}
-    speakers = [open_speaker(spec, decoding, precision=precision, models=shared) for spec in models]
+    speakers = [open_speaker(spec, decoding, models=shared, **how) for spec in models]
     if interactive:
         chat(speakers)
     else:
@@ -75,16 +80,6 @@ def find_run(name: str | None) -> str:
     info = runs.read_json(folder / "training_info.json")
     print(f"run '{name}': {info['method_kind']} on {info['base_model']} in {info['precision']}")
     return str(folder)
-
-
-def trained_in(model: str) -> str | None:
-    """Return the precision that the base of a run, or of a checkpoint of one, had in training; None for any other."""
-    from common.runs import read_json
-    from common.runs.folders import MANIFEST_FILE
-
-    manifests = (folder / MANIFEST_FILE for folder in (Path(model), Path(model).parent))
-    manifest = next((path for path in manifests if path.is_file()), None)
-    return read_json(manifest)["settings"]["model"]["precision"] if manifest else None
 
 
 def read_prompts(path: Path | None) -> list[str]:

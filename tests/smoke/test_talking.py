@@ -4,6 +4,7 @@ Run: pytest tests/smoke/test_talking.py
 """
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -70,16 +71,17 @@ def test_a_chat_ends_with_an_empty_line(adapters):
 def test_a_run_and_its_checkpoints_talk_in_the_precision_of_the_training(tmp_path, monkeypatch, words, expected):
     asked = []
 
-    def open_nothing(spec, decoding, *, precision, models):
-        asked.append(precision)
+    def open_nothing(spec, decoding, *, models, **how):
+        asked.append(how)
         return SimpleNamespace(name=spec, reply=lambda history, prompt: ())
 
     monkeypatch.setattr(talking, "open_speaker", open_nothing)
-    (tmp_path / "run.json").write_text('{"settings": {"model": {"precision": "bf16"}}}')
+    settings = {"model": {"precision": "bf16", "compute": "fp32"}, "training": {"device": "cpu"}}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
     for spec in (tmp_path, tmp_path / "checkpoint-epoch-1"):
         monkeypatch.setattr(sys, "argv", ["test_model.py", "--batch", "--model", str(spec), *words])
         importlib.import_module("test_model").main()
-    assert asked == [expected] * 2
+    assert asked == [{"precision": expected, "device": "cpu", "compute": "fp32"}] * 2
 
 
 def test_without_a_terminal_it_asks_for_batch():

@@ -18,7 +18,7 @@ from common.errors import ExitCode, Problem, UserError
 from common.generation import Decoding
 from common.generation.answers import AnswerCache
 from common.generation.arms import Arm, open_arm
-from common.generation.local import as_trained
+from common.generation.local import as_trained, find_training
 from common.generation.programs import Prompt, is_program, program_of, read_program
 from common.report.formats import arm_label
 from common.runs import read_json, run_folder
@@ -48,7 +48,7 @@ def set_up(args: argparse.Namespace) -> tuple[Comparison, Path]:
     specs = {"finetuned": args.finetuned, "baseline": args.baseline, "optimized": args.optimized}
     if args.fourth_arm:
         specs[BOTH] = args.finetuned
-    how = as_trained(manifest)
+    how = as_trained(manifest or find_training(Path(args.finetuned)))
     arms = {name: open_arm(name, spec, models=models, **how) for name, spec in specs.items()}
     for local in {id(arm): arm for arm in models.values()}.values():
         local.require_base_of(manifest)

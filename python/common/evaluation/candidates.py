@@ -12,7 +12,7 @@ from common.data import Loaded, load_examples
 from common.errors import ExitCode, Problem, UserError
 from common.footprint import weights_gib
 from common.generation.arms import find_local
-from common.generation.local import LocalArm, LocalModel, as_trained
+from common.generation.local import LocalArm, LocalModel, as_trained, find_training
 from common.hardware import memory_gib
 from common.methods import check_adapter
 from common.methods.kinds import WEIGHTS_FILE, kind_of
@@ -206,11 +206,4 @@ def _open_tuned(name: str, spec: str, base: str | None) -> Candidate:
     path = folder / "run.json"
     manifest = read_json(path) if path.is_file() else {}
     base_folder = find_local(base)[0] if base else find_local(spec)[0]
-    return Candidate(name, base_folder, as_trained(manifest or _published(folder)), folder.resolve(), manifest)
-
-
-def _published(folder: Path) -> dict[str, Any]:
-    """Return what a published adapter, which has no run.json, tells of its training, as run.json would."""
-    path = folder / "training_info.json"
-    precision = read_json(path).get("precision") if path.is_file() else None
-    return {"model": {"precision": precision}} if precision else {}
+    return Candidate(name, base_folder, as_trained(find_training(folder)), folder.resolve(), manifest)

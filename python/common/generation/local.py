@@ -18,6 +18,19 @@ SMALL_MODEL = 50_000_000
 PACKAGES = ("torch", "transformers", "peft")
 
 
+def find_training(folder: Path) -> dict:
+    """Return run.json of a run, or of one of its checkpoints; of a published adapter what its training_info.json tells
+    in its place; {} of any other folder."""
+    from common.runs import read_json
+
+    for path in (folder / "run.json", folder.parent / "run.json"):
+        if path.is_file():
+            return read_json(path)
+    info = folder / "training_info.json"
+    precision = read_json(info).get("precision") if info.is_file() else None
+    return {"model": {"precision": precision}} if precision else {}
+
+
 def as_trained(manifest: dict) -> dict[str, str]:
     """Return how a :class:`LocalModel` computes as the run of ``manifest`` did: precision, device and compute.
 

@@ -68,13 +68,16 @@ class Speaker:
             generated.result()
 
 
-def open_speaker(spec: str, decoding: Decoding, *, precision: str = "fp32", models: dict | None = None) -> Speaker:
-    """Return the model that ``spec`` names, ready to talk. ``models`` keeps loaded bases, so that two share one."""
+def open_speaker(spec: str, decoding: Decoding, *, models: dict | None = None, **how: str) -> Speaker:
+    """Return the model that ``spec`` names, ready to talk. ``models`` keeps loaded bases, so that two share one.
+
+    ``how`` it computes: precision, device and compute of :class:`LocalModel`.
+    """
     base, adapter = find_local(spec)
     models = {} if models is None else models
     name = Path(spec).name if Path(spec).exists() else spec
     if base not in models:
-        local = LocalModel(base, precision, adapter)
+        local = LocalModel(base, adapter=adapter, **how)
         models[base] = local
         return Speaker(name, local, "default" if adapter else None, decoding)
     local = models[base]
