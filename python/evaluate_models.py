@@ -40,10 +40,9 @@ def main() -> None:
     args = build_parser().parse_args()
 
     from common.checks import check_writable
-    from common.comparison.held_out import check_separation, data_rules
+    from common.comparison.held_out import check_separation
     from common.comparison.setup import Progress
-    from common.data import load_examples
-    from common.evaluation.candidates import open_candidates, read_limits, training_data
+    from common.evaluation.candidates import open_candidates, read_limits, read_test, training_data
     from common.evaluation.judging import Judged, judge
     from common.evaluation.recommending import Limits
     from common.generation import Decoding
@@ -58,8 +57,7 @@ def main() -> None:
     new_tokens = tokens.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     decoding = Decoding(new_tokens, args.temperature, args.seed)
     check_writable(str(output.parent))
-    manifests = [candidate.manifest for candidate in candidates if candidate.manifest]
-    test = load_examples(args.test_data, **data_rules(manifests[0] if manifests else {}))
+    test = read_test(args.test_data, candidates)
     seen = training_data(candidates)
     if not seen:
         print("note: nothing tells what the models were trained on, so the items were not looked for in it")

@@ -22,7 +22,9 @@ main() {
   fi
   local cache=${RECETARIO_RUNS:-runs}/cache
   rm -rf .pytest_cache .ruff_cache
-  if [ -d "$cache" ]; then find "$cache" -mindepth 1 -maxdepth 1 ! -name plans -exec rm -rf {} +; fi
+  if [ -d "$cache" ]; then # what a start may be filling, hidden and of today, stays
+    find "$cache" -mindepth 1 -maxdepth 1 ! -name plans ! \( -name '.*' -mmin -1440 \) -exec rm -rf {} +
+  fi
   find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
 }
 

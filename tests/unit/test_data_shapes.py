@@ -141,7 +141,8 @@ def test_shape_becomes_a_conversation(name):
     assert [message.content for message in example.prompt_messages] == [content for _, content in turns[:-1]]
 
 
-@pytest.mark.parametrize("text", ["<s>Once upon a time.</s>", "Once upon<|endoftext|>a time, <|> and <3."])
+@pytest.mark.parametrize("text", ["<s>Once upon a time.</s>", "Once upon<|endoftext|>a time, <|> and <3.",
+                                  "<|startoftext|>Once <|fim_prefix|>a<|fim_middle|> time"])  # fmt: skip
 def test_running_text_stays_text(text):
     example = ShapeReader().read({"text": text}, "")
     assert (example.messages, example.text) == ((), text)

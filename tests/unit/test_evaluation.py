@@ -10,7 +10,7 @@ import pytest
 
 import evaluate_models
 from common.errors import ExitCode, UserError
-from common.evaluation.candidates import check_candidates, open_candidates, training_data, training_seconds
+from common.evaluation.candidates import check_candidates, open_candidates, read_test, training_data, training_seconds
 from common.evaluation.judging import Judged, answer_losses, compare_pairs
 from common.evaluation.recommending import MIB, Limits, recommend
 from common.evaluation.texts import corpus_bleu, score_exact, score_rouge, score_texts, token_f1
@@ -183,6 +183,19 @@ def test_what_is_no_adapter_is_refused(tmp_path):
         open_candidates(None, {})
     with pytest.raises(UserError, match="holds no adapter"):
         open_candidates(None, {"qlora": str(tmp_path)})
+
+
+def test_test_items_are_read_by_the_runs_rules_or_as_they_are(tmp_path):
+    from types import SimpleNamespace
+
+    path, columns = tmp_path / "test.jsonl", ["prompt=Question", "completion=Answer"]
+    found = [SimpleNamespace(manifest={}), SimpleNamespace(manifest={"settings": {"data": {"columns": columns}}})]
+    for row in ('{"Question": "q", "Answer": "a"}', '{"question": "q", "answer": "a"}'):
+        path.write_text(row + "\n")
+        assert read_test(str(path), found).examples[0].completion == "a"
+    path.write_text('{"what": "q"}\n')
+    with pytest.raises(UserError, match="test.jsonl:1"):
+        read_test(str(path), found)
 
 
 def test_training_data_that_changed_are_not_compared_with(tmp_path):

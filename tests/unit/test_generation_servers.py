@@ -19,7 +19,7 @@ from answering_models import make_model
 
 from common.data.examples import Message
 from common.errors import ExitCode, UserError
-from common.generation import Decoding, generate, open_arm
+from common.generation import Answer, Decoding, Request, generate, open_arm
 from common.generation.answers import AnswerCache
 from common.generation.servers import OllamaArm, ServerArm
 
@@ -264,6 +264,21 @@ def test_a_refused_answer_is_asked_for_again_the_next_time(tmp_path):
             ((answer,),) = generate(arm_at(server.url), CONVERSATIONS[:1], Decoding(50), cache=cache)
             assert answer.finish_reason == expected
         assert len(server.bodies) == 2
+
+
+def test_an_end_of_no_known_kind_that_comes_every_time_is_one_refused_answer():
+    with FaultyServer([aborted] * 3) as server:
+        answers = generate(arm_at(server.url, at_once=1), CONVERSATIONS[:2], Decoding(50))
+        assert [row[0].finish_reason for row in answers] == ["error", "stop"] and len(server.bodies) == 4
+        assert answers[0][0].error == "the server ended with 'abort'"
+
+
+def test_a_thought_in_an_answer_kept_before_is_taken_off_a_servers(tmp_path):
+    cache = AnswerCache(tmp_path / "answers.jsonl")
+    request, thought = Request(tuple(CONVERSATIONS[0])), Answer("Of France.</think>Paris", "stop")
+    for kind, text in (("server", "Paris"), ("local", thought.text)):
+        cache.put({"kind": kind}, Decoding(), [(request, thought)])
+        assert AnswerCache(tmp_path / "answers.jsonl").get({"kind": kind}, request, Decoding()).text == text
 
 
 def test_other_words_for_an_end_and_a_thought_that_was_cut():

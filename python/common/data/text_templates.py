@@ -59,9 +59,10 @@ _WRITTEN = {
 }
 _INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=\[INST\]|\Z)", re.DOTALL)
 _SYSTEM = re.compile(r"\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)
-# Signs of a turn in templates that are not known here; what marks no more than a text's beginning and end is none.
+# Signs of a turn in templates that are not known here: they name a role or a turn's end.
+_ROLE = r"\w{0,20}(?:system|user|assistant|human|bot|turn)\w{0,20}"
 _TURN_MARKS = re.compile(
-    r"<\|(?!endoftext\||begin_of_text\||end_of_text\|)[a-zA-Z_]{1,40}\|>|<\uff5c\w{1,40}\uff5c>|<end_of_turn>"
+    rf"<\|(?:{_ROLE}|eot_id|eom_id|im_end|end)\|>|<\uff5c{_ROLE}\uff5c>|<end_of_turn>", re.IGNORECASE
 )
 
 

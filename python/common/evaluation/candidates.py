@@ -155,6 +155,17 @@ def read_limits(candidates: Sequence[Candidate]) -> TokenLimits:
     )
 
 
+def read_test(path: str, candidates: Sequence[Candidate]) -> Loaded:
+    """Return the test items, read by the rules of the first candidate's training; its columns need not be theirs."""
+    rules = next((data_rules(candidate.manifest) for candidate in candidates if candidate.manifest), {})
+    try:
+        return load_examples(path, **rules)
+    except UserError:
+        if not rules.pop("columns", None):
+            raise
+        return load_examples(path, **rules)
+
+
 def training_data(candidates: Sequence[Candidate]) -> dict[str, Loaded]:
     """Return what the candidates were trained and validated on, by name, to be compared with the test items.
 

@@ -102,7 +102,10 @@ class AnswerCache:
             return
 
     def get(self, identity: dict, request: Request, decoding: Decoding) -> Answer | None:
-        return self._answers.get(answer_key(identity, request, decoding))
+        answer = self._answers.get(answer_key(identity, request, decoding))
+        if answer and identity.get("kind") == "server":  # kept before that was taken off
+            return replace(answer, text=without_thought(answer.text, begun=True))
+        return answer
 
     def put(self, identity: dict, decoding: Decoding, answered: Sequence[tuple[Request, Answer]]) -> None:
         """Append answers and wait until they are on the disk; one that was refused or broken off is asked for again."""

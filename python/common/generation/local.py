@@ -157,7 +157,7 @@ class LocalArm:
             "kind": "local",
             "precision": self._local.precision,
             **({"compute": self._local.compute} if in_4_bits else {}),
-            "device": self._local.device,
+            **({"device": self._local.device} if self._local.device != "cpu" else {}),
             "base_sha256": self._local.base_hashes,
             "adapter_sha256": self._local.adapter_hashes if self._use_adapter else {},
             "versions": {name: importlib.metadata.version(name) for name in packages},

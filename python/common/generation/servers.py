@@ -28,12 +28,17 @@ AT_ONCE = 4
 _TAGS_TIMEOUT_S = 10.0
 
 
-ENDS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length"}
-REFUSALS = ("content_filter", "tool_calls", "function_call")  # other ends are a server's trouble, and may pass
+_STOPS, _LIMITS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence"), ("length", "max_tokens", "model_length")
+ENDS = dict.fromkeys(_STOPS, "stop") | dict.fromkeys(_LIMITS, "length")
+REFUSALS = ("content_filter", "tool_calls", "function_call")  # other ends may be a server's trouble, and pass
 
 
 class HalfAnswer(Exception):
-    """The server's reply lacks what an answer needs."""
+    """The server's reply lacks what an answer needs; ``answer`` is what to take it for where it comes every time."""
+
+    def __init__(self, what: str, answer: Answer | None = None):
+        super().__init__(what)
+        self.answer = answer
 
 
 class ServerArm:
@@ -108,6 +113,8 @@ class ServerArm:
             except transient as error:
                 if isinstance(error, openai.APITimeoutError):
                     timeout_s += self._timeout_s
+                if attempt == self._attempts and (answer := getattr(error, "answer", None)):
+                    return answer
                 if attempt == self._attempts or self._stop.is_set():
                     raise self._gone(error) from error
                 self._pause(attempt, error)
@@ -127,10 +134,12 @@ class ServerArm:
         text = choices[0].message.content
         reason = choices[0].finish_reason
         usage = (getattr(reply.usage, "prompt_tokens", 0) or 0, getattr(reply.usage, "completion_tokens", 0) or 0)
-        if reason not in (*ENDS, *REFUSALS):
-            raise HalfAnswer(f"the server ended with '{reason}'")
-        if reason in REFUSALS:
-            return Answer(text or "", "error", *usage, error=f"the server ended with '{reason}'")
+        if reason not in ENDS:
+            what = f"the server ended with '{reason}'"
+            answer = Answer(text or "", "error", *usage, error=what)
+            if reason in REFUSALS:
+                return answer
+            raise HalfAnswer(what, answer)
         if text is None and ENDS[reason] != "length":  # a model may think until it is cut, and never begin to answer
             raise HalfAnswer("a reply without text")
         return Answer(without_thought(text or "", begun=True), ENDS[reason], *usage)
