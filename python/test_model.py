@@ -41,7 +41,13 @@ def main() -> None:
     training = next(filter(None, (find_training(Path(model)) for model in models)), None)
     if args.precision:
         training = (training or {}) | {"model": {"precision": args.precision}}
-    how = as_trained(training) if training else {"precision": "fp32"}
+    try:
+        how = as_trained(training) if training else {"precision": "fp32"}
+    except UserError as error:
+        if args.precision:
+            raise
+        print(f"note: {error.problems[0].what}: fp32 in its place", file=sys.stderr)
+        how = as_trained(training | {"model": {"precision": "fp32"}})
 
     decoding = Decoding(args.max_new_tokens, args.temperature)
     shared = {}

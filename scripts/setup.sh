@@ -47,7 +47,7 @@ main() {
   wait_for_turn "$python"
   if is_ready; then return; fi # somebody else has just made it
 
-  make_environment "$python"
+  make_environment "$python" "$quiet"
   install_packages
   wanted_stamp >"$STAMP.new"
   mv "$STAMP.new" "$STAMP"
@@ -86,7 +86,13 @@ is_new_enough() {
 
 find_python() {
   local name
+  PATH=${PATH//"$PWD/.venv/bin:"/} # an activated .venv is not to make itself anew
   if [ -n "${PYTHON:-}" ]; then
+    case $PYTHON in
+    .venv/* | "$PWD"/.venv/*)
+      die "$EX_UNAVAILABLE" "PYTHON=$PYTHON is the environment's own" "" "name the Python that it was made with"
+      ;;
+    esac
     if ! is_new_enough "$PYTHON"; then
       die "$EX_UNAVAILABLE" "PYTHON=$PYTHON is no Python 3.11 or newer" "" "name another with PYTHON=/path/to/python3.11"
     fi
@@ -114,11 +120,15 @@ wait_for_turn() {
 }
 
 make_environment() {
-  local python=$1 reason=""
+  local python=$1 quiet=$2 reason=""
   if [ -e "$UNFINISHED" ] || { [ -f .venv/pyvenv.cfg ] && ! is_new_enough .venv/bin/python; }; then
     reason="the environment in .venv is unfinished or broken"
   elif [ -f "$STAMP" ] && [ "$(torch_index_here)" != "${TORCH_INDEX_URL:-}" ]; then
     reason="torch comes from elsewhere now" # of which pip would keep the build that is installed
+    if [ -n "$quiet" ]; then                # a training may be using what is there
+      die "$EX_UNAVAILABLE" "TORCH_INDEX_URL=${TORCH_INDEX_URL:-} is not where .venv has torch from" "" \
+        "leave it out, or stop what runs and make setup TORCH_INDEX_URL=…"
+    fi
   fi
   if [ -n "$reason" ]; then
     say "$reason: making it anew"

@@ -32,14 +32,8 @@ def require_deepspeed() -> str:
 def settle_ranks(training: TrainingSettings, *, planned: bool) -> None:
     """Write into ``training`` how many processes really train: those of the launcher, or this one alone.
 
-    With ``planned`` (a check before the launch) the recipe's own numbers stay. Raises UserError (78) for one of several
-    processes that would each train alone, or in another launcher's way.
+    With ``planned`` (a check before the launch) the recipe's own numbers stay.
     """
-    world = ranks.world_size()
-    if world > 1 and not (training.deepspeed and (planned or ranks.launched())):
-        what = f"WORLD_SIZE={world} " + ("without training.deepspeed" if ranks.launched() else "of another launcher")
-        remedy = "make train-h100, or unset RANK WORLD_SIZE LOCAL_RANK"
-        raise UserError(Problem(what, "DeepSpeed's launcher, or one process", remedy), ExitCode.CONFIG)
     if not training.deepspeed or planned:
         return
     if ranks.launched():
@@ -126,8 +120,14 @@ def has_devices(training: TrainingSettings) -> bool:
 def check_devices(training: TrainingSettings, *, resume: bool = False) -> None:
     """Raise UserError (69) unless there is a GPU for each rank of this node, or the CPU was asked for.
 
-    A ``resume`` is not advised to do with fewer.
+    A ``resume`` is not advised to do with fewer. UserError (78) for one of several processes that would each train
+    alone, or in another launcher's way.
     """
+    world = ranks.world_size()
+    if world > 1 and not training.deepspeed:
+        what = f"WORLD_SIZE={world} " + ("without training.deepspeed" if ranks.launched() else "of another launcher")
+        remedy = "make train-h100, or unset RANK WORLD_SIZE LOCAL_RANK"
+        raise UserError(Problem(what, "DeepSpeed's launcher, or one process", remedy), ExitCode.CONFIG)
     if not training.deepspeed or training.device == "cpu":
         return
     import torch

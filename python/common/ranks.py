@@ -28,16 +28,16 @@ _stop = threading.Event()
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK") or 0)
 
 
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def local_size() -> int:
     """Return the number of ranks on this machine."""
-    return int(os.environ.get("LOCAL_SIZE", 1))
+    return int(os.environ.get("LOCAL_SIZE") or 1)
 
 
 def launched() -> bool:

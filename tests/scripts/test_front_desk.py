@@ -256,6 +256,21 @@ def test_setup_takes_torch_from_another_index_where_one_is_named(bare, tmp_path,
     assert not linked or (kept / "recetario-installed").is_file() and not (kept / "recetario-unfinished").exists()
 
 
+def test_what_only_uses_the_environment_does_not_make_it_anew_and_an_activated_one_is_not_made_by_itself(bare):
+    indexes = [make_torch_index(bare.root / build, f"0.0.1+{build}") for build in ("a", "b")]
+    (bare.root / "requirements.lock").write_text("torch==0.0.1\n")
+    assert set_up(bare, TORCH_INDEX_URL=indexes[0]).returncode == 0
+    variables = {"RECETARIO_PYTHON": "", "TORCH_INDEX_URL": indexes[1]}
+    answer = bare.run("scripts/setup.sh", "--quiet", PYTHON=sys.executable, **variables)
+    assert answer.returncode == 69 and "is not where .venv has torch from" in answer.stderr
+    assert "installing" not in set_up(bare).stderr, "it is as it was"
+    activated = f"{bare.root}/.venv/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    answer = bare.run("scripts/setup.sh", PATH=activated, **variables)
+    assert answer.returncode == 0, answer.stderr
+    own = bare.run("scripts/setup.sh", PYTHON=".venv/bin/python", **variables | {"TORCH_INDEX_URL": indexes[0]})
+    assert own.returncode == 69 and "the environment's own" in own.stderr
+
+
 def test_setup_several_at_once_make_one_environment(bare):
     variables = {"PYTHON": sys.executable, "RECETARIO_PYTHON": ""}
     everyone = [bare.start("scripts/setup.sh", **variables) for _ in range(3)]

@@ -17,6 +17,7 @@ import torch
 from common.data.examples import Message
 from common.generation import Decoding, generate, open_arm, talking
 from common.generation.talking import open_speaker
+from common.hardware import Choice
 from common.methods import add_method, save_adapter
 from common.models import load_model
 from common.settings import MethodSettings
@@ -82,6 +83,26 @@ def test_a_run_and_its_checkpoints_talk_in_the_precision_of_the_training(tmp_pat
         monkeypatch.setattr(sys, "argv", ["test_model.py", "--batch", "--model", str(spec), *words])
         importlib.import_module("test_model").main()
     assert asked == [{"precision": expected, "device": "cpu", "compute": "fp32"}] * 2
+
+
+def test_a_precision_that_is_not_here_is_fp32_instead(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(talking, "open_speaker", lambda spec, decoding, *, models, **how: asked.append(how) or Silent)
+    monkeypatch.setattr("common.generation.local.pick_device", lambda wanted="auto": Choice("mps", "in this test"))
+    monkeypatch.setattr("common.hardware.pick_half", lambda device: Choice("bf16", "in this test"))
+    (tmp_path / "training_info.json").write_text('{"precision": "nf4"}')
+    monkeypatch.setattr(sys, "argv", ["test_model.py", "--batch", "--model", str(tmp_path)])
+    importlib.import_module("test_model").main()
+    assert asked == [{"precision": "fp32", "device": "mps", "compute": "auto"}]
+    assert "precision nf4 on an Apple GPU: fp32 in its place" in capsys.readouterr().err
+
+
+class Silent:
+    name = "silent"
+
+    @staticmethod
+    def reply(history, prompt):
+        return ()
 
 
 def test_without_a_terminal_it_asks_for_batch():

@@ -100,6 +100,7 @@ def test_values_that_repeat_the_recipe_are_welcome(recipe, tmp_path):
 
 def test_without_a_launcher_one_process_trains_alone(recipe, monkeypatch):
     monkeypatch.delenv("LOCAL_SIZE", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "")  # as some clusters leave it
     engine.settle_ranks(recipe.training, planned=False)
     assert (recipe.training.deepspeed, engine.count_ranks(recipe.training)) == (None, 1)
 
@@ -123,12 +124,15 @@ def test_the_launcher_says_how_many_ranks_there_are(recipe, monkeypatch):
 def test_processes_that_would_each_train_alone_are_refused(recipe, monkeypatch, deepspeed, launcher, expected, planned):
     for name, value in ({"WORLD_SIZE": "8"} | launcher).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(engine, "has_devices", lambda training: True)
     if deepspeed and planned:  # DeepSpeed's launcher will set what its ranks need
         engine.settle_ranks(recipe.training, planned=True)
+        engine.check_devices(recipe.training)
         return
     recipe.training.deepspeed = recipe.training.deepspeed if deepspeed else None
+    engine.settle_ranks(recipe.training, planned=planned)
     with pytest.raises(UserError, match=f"{expected}.*unset RANK") as caught:
-        engine.settle_ranks(recipe.training, planned=planned)
+        engine.check_devices(recipe.training)
     assert caught.value.exit_code == 78
 
 
