@@ -35,19 +35,9 @@ def main() -> None:
         models = [find_run(args.run), *models]
 
     from common.generation import Decoding
-    from common.generation.local import as_trained, find_training
-    from common.generation.talking import open_speaker
+    from common.generation.talking import choose_way, open_speaker
 
-    training = next(filter(None, (find_training(Path(model)) for model in models)), None)
-    if args.precision:
-        training = (training or {}) | {"model": {"precision": args.precision}}
-    try:
-        how = as_trained(training) if training else {"precision": "fp32"}
-    except UserError as error:
-        if args.precision:
-            raise
-        print(f"note: {error.problems[0].what}: fp32 in its place", file=sys.stderr)
-        how = as_trained(training | {"model": {"precision": "fp32"}})
+    how = choose_way(models, args.precision)
 
     decoding = Decoding(args.max_new_tokens, args.temperature)
     shared = {}

@@ -1,6 +1,7 @@
 """A conversation with a local model whose answer is shown while it is being written."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from common.data.examples import Message
 from common.errors import ExitCode, Problem, UserError
 from common.generation.answers import Decoding, Request, without_thought
 from common.generation.arms import find_local
-from common.generation.local import LocalArm, LocalModel
+from common.generation.local import LocalArm, LocalModel, as_trained, find_training
 
 
 @dataclass
@@ -66,6 +67,22 @@ class Speaker:
             generated.add_done_callback(lambda _: streamer.end())  # also after an error, which result() raises
             yield from streamer
             generated.result()
+
+
+def choose_way(models: Sequence[str], precision: str | None = None) -> dict[str, str]:
+    """Return how all of ``models`` compute: as the first that tells of its training did, else in fp32.
+
+    Where its precision is not to be had here, in fp32 with a note. Raises UserError (69, 78) where ``precision`` is
+    not.
+    """
+    training = next(filter(None, (find_training(Path(model)) for model in models)), {})
+    if precision or not training:
+        return as_trained(training | {"model": {"precision": precision or "fp32"}})
+    try:
+        return as_trained(training)
+    except UserError as error:
+        print(f"note: {error.problems[0].what}: fp32 in its place", file=sys.stderr)
+        return as_trained(training | {"model": {"precision": "fp32"}})
 
 
 def open_speaker(spec: str, decoding: Decoding, *, models: dict | None = None, **how: str) -> Speaker:
