@@ -11,6 +11,7 @@ from common.generation.programs import Prompt
 from common.runs import ROOT
 
 OWN_DATA = "the run's training data"  # where other data than the run's were named with --train
+SEARCHED_DATA = "the prompt's search"
 
 
 def load_data(args: argparse.Namespace, manifest: dict) -> tuple[Loaded, dict[str, Loaded]]:
@@ -65,7 +66,7 @@ def add_searched_data(prompt: Prompt, known: dict[str, Loaded], test: Loaded, ru
     with suppress(UserError):
         loaded = load_examples(locate(path or ""), **rules)
         if loaded.sha256 == sha256:
-            known["the prompt's search"] = loaded
+            known[SEARCHED_DATA] = loaded
             return []
     return [
         f"The prompt was searched for on {path}, which is gone, changed or not readable: leaks from it cannot be seen."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from common.comparison.comparing import Comparison, choose_demonstrations
-from common.comparison.held_out import add_searched_data, data_rules, load_data, locate
+from common.comparison.held_out import SEARCHED_DATA, add_searched_data, data_rules, load_data, locate
 from common.comparison.thresholds import Thresholds
 from common.comparison.verdict import BOTH
 from common.data import Loaded
@@ -169,7 +169,7 @@ def _notes_on_prompt(args: argparse.Namespace, prompt: Prompt, arm: Arm, known: 
     if found_for and found_for.get(by) != arm.identity.get(by, found_for):
         notes.append("The optimised prompt was found for another model: make optimize finds one for this model.")
     data = search.get("data") or {}
-    if data and data["sha256"] not in [known[name].sha256 for name in known if name != "the prompt's search"]:
+    if data and data["sha256"] not in [known[name].sha256 for name in known if name != SEARCHED_DATA]:
         notes.append(f"The optimised prompt was searched for on {data['path']}, not on the training data.")
     if search.get("metric", args.metric) != args.metric:
         notes.append(f"The optimised prompt was searched for by another metric, {search['metric']}.")
