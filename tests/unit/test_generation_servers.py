@@ -160,7 +160,7 @@ def test_each_time_out_gives_the_next_try_more_time():
     with FaultyServer([slow, slow]) as server:  # 3 s: more than the first and the second try wait
         ((answer,),) = generate(arm_at(server.url, timeout_s=1.2), CONVERSATIONS[:1], Decoding(50))
         assert answer.text == "re: question 0" and len(server.bodies) == 3
-        assert server.times[2] - server.times[1] > server.times[1] - server.times[0] + 0.6
+        assert server.times[2] - server.times[1] >= 2.3  # no time-out comes early
 
 
 def test_what_is_under_way_when_the_server_refuses_is_still_kept(tmp_path):
