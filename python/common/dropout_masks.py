@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 
 from common.recycled_memory import new_rows
 
 _STEPS = 2**16  # in which a dropout rate is told
+_NONE = torch.empty(0, dtype=torch.int8)
+_CACHED = 2**18  # numbers that are drawn at a time; a multiple of 4
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # as wide as a number of so many bytes
 
 
@@ -18,10 +21,14 @@ def draw_kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
     """
     drops = min(round(rate * _STEPS), _STEPS - 1)
     count = math.prod(shape)
-    bits = torch.empty(math.ceil(count / 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = new_rows(bits.view(torch.bool), *shape)
-    torch.ge(bits.view(torch.int16)[:count].view(shape), drops - _STEPS // 2, out=kept)
-    return kept.view(torch.int8).neg_(), drops / _STEPS
+    least = np.int16(drops - _STEPS // 2)
+    kept = new_rows(_NONE, *shape)
+    bits = torch.empty(math.ceil(min(count, _CACHED) / 4), dtype=torch.int64)
+    for part in kept.view(-1).split(_CACHED):
+        numbers = bits[: math.ceil(len(part) / 4)].random_(-(2**63), None).view(torch.int16)[: len(part)]
+        np.greater_equal(numbers.numpy(), least, out=part.view(torch.bool).numpy())  # PyTorch's own takes longer
+        part.neg_()
+    return kept, drops / _STEPS
 
 
 def drop(part: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:

@@ -211,6 +211,8 @@ def find_contradictions(config: dict[str, Any], recipe: Recipe) -> list[Problem]
         problems.append(Problem(what, "0, 1 or 2: stage 3 splits the weights, which an adapter does not need"))
     if recipe.model.precision in ("nf4", "fp16"):
         problems.append(Problem(f"model.precision is {recipe.model.precision}", "bf16 or fp32 under DeepSpeed"))
+    if recipe.model.compute == "int8":
+        problems.append(Problem("model.compute is int8", "auto under DeepSpeed"))
     if training.probe_memory:
         problems.append(Problem("training.probe_memory is true", "under DeepSpeed every rank would try on its own"))
     return problems

@@ -13,7 +13,7 @@ from common.hardware import GIB
 from common.packing import rows_of_logits
 from common.settings import MethodSettings
 
-_BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "nf4": 0.516}  # nf4: 4 bits, double-quantised scales
+_BYTES_PER_WEIGHT = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.002, "nf4": 0.516}  # with their scales
 _BYTES_OF_MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # the two of AdamW, for each trained weight
 _RUNTIME_GIB = 0.9  # Python, PyTorch and transformers themselves
 _GPU_RUNTIME_GIB = 0.15  # workspaces and cuts; the driver's own part is gone already where free memory is asked for
@@ -122,9 +122,9 @@ def computed_width(precision: str, compute: str = "auto") -> int:
 
 
 def weights_gib(config: Mapping[str, Any], precision: str, compute: str = "auto") -> float:
-    """Return the memory of the frozen weights; in 4 bits only the linear layers are, others in what is computed."""
+    """Return the memory of the frozen weights; in 4 or 8 bits only linear layers are, others in what is computed."""
     linear, other = count_weights(config)
-    return (linear * _BYTES_PER_WEIGHT[precision] + other * computed_width(precision, compute)) / GIB
+    return (linear * _BYTES_PER_WEIGHT["int8" if compute == "int8" else precision] + other * computed_width(precision, compute)) / GIB
 
 
 def file_gib(config: Mapping[str, Any]) -> float:

@@ -17,6 +17,7 @@ _CGROUP_MEMORY = (  # of version 2, of version 1
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 matrix tiles, x86 vectors, Arm
+_INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni")  # of x86; others have not been tried
 _DEVICE_REASONS = {  # none has both: Apple's machines have no CUDA
     "mps": "an Apple GPU is here",
     "cuda": "a CUDA device is here",
@@ -101,11 +102,29 @@ def pick_half(device: str) -> Choice:
 def pick_compute(wanted: str, precision: str, device: str) -> Choice:
     """Return in what frozen weights of ``precision`` are multiplied: NF4 is unpacked to it, others are as they are.
 
-    On a CPU it is bf16 where that is in hardware, else fp32. Raises UserError (69) for bf16 on a GPU without it.
+    On a CPU it is bf16 where that is in hardware, else fp32. "int8" rounds weights and what they are multiplied with.
+    Raises UserError: 69 for bf16 on a GPU without it and for int8 on a CPU without it, 78 for int8 elsewhere.
     """
+    if wanted == "int8":
+        return _pick_int8(precision, device)
     if precision != "nf4":
         return Choice(precision, "as the weights")
     return pick_precision(wanted, device)
+
+
+def _pick_int8(precision: str, device: str) -> Choice:
+    remedy = "--set model.compute=auto"
+    if device != "cpu":
+        problem = Problem(f"compute int8 on the device {device}", "it is made for CPUs", remedy)
+        raise UserError(problem, ExitCode.CONFIG)
+    if precision == "nf4":
+        problem = Problem("compute int8 of weights in nf4", "auto, bf16, fp16, fp32", f"{remedy}, or model.precision=auto")
+        raise UserError(problem, ExitCode.CONFIG)
+    flag = next((flag for flag in _INT8_FLAGS if flag in cpu_flags()), None)
+    if not flag:
+        allowed = f"it needs one of {', '.join(_INT8_FLAGS)}"
+        raise UserError(Problem("this CPU has no int8 instructions", allowed, remedy), ExitCode.UNAVAILABLE)
+    return Choice("int8", f"asked for; this CPU has {flag}")
 
 
 def pick_optimizer(wanted: str, device: str) -> Choice:

@@ -16,24 +16,25 @@ import torch
 import torch.nn.functional as F
 
 from common.dropout_masks import draw_kept, drop
+from common.frozen_linear import is_frozen_linear, weight_of
 from common.hardware import bf16_flag
 from common.recycled_memory import new_rows
-from common.teamwork import cut_columns, multiply, share_out
+from common.teamwork import share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
-_ROWS, _TILED_ROWS = 1024, 2560  # of a product in bf16, and of one on a CPU with matrix tiles
+_ROWS, _TILED_ROWS = 1024, 2560  # of a product in bf16, and of one in int8 or on a CPU with matrix tiles
 _TILE = 64  # rows that a matrix product takes together
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
 
 def use_lean_layers(model) -> None:
-    """Let the LoRA layers, gated MLPs and RMS norms of a frozen ``model`` compute leanly, in NF4 too."""
+    """Let the LoRA layers, gated MLPs and RMS norms of a frozen ``model`` compute leanly, in NF4 and int8 too."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
         kind = type(module).__name__
-        if isinstance(module, LoraLayer) and _is_plain(module.base_layer) and not module.lora_variant:
+        if isinstance(module, LoraLayer) and is_frozen_linear(module.base_layer) and not module.lora_variant:
             module.forward = partial(_forward_lora, module, module.forward)
         elif kind in _MLPS and _is_gated(module):
             module.forward = partial(_forward_mlp, module)
@@ -42,17 +43,17 @@ def use_lean_layers(model) -> None:
 
 
 class LoraLinear(torch.autograd.Function):
-    """x Wᵀ + bias + scale · (x ∘ kept) Aᵀ Bᵀ, with W frozen, A and B trained in fp32.
+    """x Wᵀ + bias + scale · (x ∘ kept) Aᵀ Bᵀ, with W and bias those of a frozen ``base``, A and B trained in fp32.
 
-    x [tokens, inputs], W [outputs, inputs], maybe in 4 bits, A [rank, inputs], B [outputs, rank]; kept int8
+    x [tokens, inputs], W [outputs, inputs], A [rank, inputs], B [outputs, rank]; kept int8
     [tokens, inputs] is the dropout mask of :func:`draw_kept`, or None; ``scale`` holds the dropout's 1 / (1 − p).
     Products with A and B are computed in fp32, and added before they are rounded.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, down, up, scale: float, kept):
-        ctx.weight, weight = weight, _unpack(weight, x.dtype)
-        result = new_rows(x, len(x), len(weight))
+    def forward(ctx, x, base, down, up, scale: float, kept):
+        weight = weight_of(base, x.dtype)
+        result = new_rows(x, len(x), weight.outputs)
         low = x.new_empty(len(x), len(down), dtype=down.dtype)
 
         def add_update(rows) -> None:
@@ -60,13 +61,14 @@ class LoraLinear(torch.autograd.Function):
             torch.mm(drop(x_rows, kept_rows).to(down.dtype), down.T, out=low_rows).mul_(scale)
             result_rows.copy_(torch.addmm(result_rows.to(up.dtype), low_rows, up.T))
 
-        for many in _blocks(_product_rows(x.dtype), x, result, low, kept):
-            multiply(many[0], weight.T, out=many[1])
+        size = _product_rows(weight.dtype)
+        for many in _blocks(size, x, result, low, kept):
+            weight.multiply(weight.take(many[0]), out=many[1])
             share_out(add_update, _blocks(_CACHED_ROWS, *many))
-        if bias is not None:
-            result += bias
+        if base.bias is not None:
+            result += base.bias
         ctx.save_for_backward(x, down, up, low, kept)
-        ctx.scale = scale
+        ctx.base, ctx.scale, ctx.size = base, scale, size
         return result
 
     @staticmethod
@@ -74,7 +76,7 @@ class LoraLinear(torch.autograd.Function):
         x, down, up, low, kept = ctx.saved_tensors
         x_slope, weight = None, None
         if ctx.needs_input_grad[0]:
-            x_slope, weight = new_rows(x, *x.shape), _unpack(ctx.weight, x.dtype)
+            x_slope, weight = new_rows(x, *x.shape), weight_of(ctx.base, x.dtype)
         down_slope, up_slope = torch.zeros_like(down), up.new_zeros(up.T.shape)  # transposed: the quicker product
 
         def go_back(rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,48 +87,48 @@ class LoraLinear(torch.autograd.Function):
                 x_slope_rows.copy_(drop(low_slope @ down, kept_rows).add_(x_slope_rows))
             return low_rows.T @ part, low_slope.T @ drop(x_rows, kept_rows).to(down.dtype)
 
-        for many in _blocks(_product_rows(x.dtype), slope, x_slope, x, low, kept):
+        for many in _blocks(ctx.size, slope, x_slope, x, low, kept):
             if x_slope is not None:
-                multiply(many[0], weight, out=many[1])
+                weight.add_back([many[0]], [weight], out=many[1])
             for up_part, down_part in share_out(go_back, _blocks(_CACHED_ROWS, *many)):
                 up_slope += up_part
                 down_slope += down_part
-        return x_slope, None, None, down_slope, up_slope.T.contiguous(), None, None
+        return x_slope, None, down_slope, up_slope.T.contiguous(), None, None
 
 
 class GatedMlp(torch.autograd.Function):
-    """(silu(x Gᵀ) ∘ x Uᵀ) Dᵀ with G, U and D frozen: only the two inner activations are kept.
+    """(silu(x Gᵀ) ∘ x Uᵀ) Dᵀ with G, U and D of frozen layers: only the two inner activations are kept.
 
-    x [tokens, width], G and U [inner, width], D [width, inner], all three maybe in 4 bits.
+    x [tokens, width], G and U [inner, width], D [width, inner].
     """
 
     @staticmethod
-    def forward(ctx, x, *weights):
-        ctx.weights = weights
-        gate_weight, up_weight, down_weight = (_unpack(weight, x.dtype) for weight in weights)
-        gate, up = new_rows(x, len(x), len(gate_weight)), new_rows(x, len(x), len(up_weight))
+    def forward(ctx, x, *layers):
+        ctx.layers = layers
+        gate_weight, up_weight, down_weight = (weight_of(layer, x.dtype) for layer in layers)
+        gate, up = (new_rows(x, len(x), weight.outputs) for weight in (gate_weight, up_weight))
         result = new_rows(x, *x.shape)
-        for x_many, gate_many, up_many, result_many in _blocks(_product_rows(x.dtype), x, gate, up, result):
-            multiply(x_many, gate_weight.T, out=gate_many)
-            multiply(x_many, up_weight.T, out=up_many)
+        for x_many, gate_many, up_many, result_many in _blocks(_product_rows(gate_weight.dtype), x, gate, up, result):
+            taken = gate_weight.take(x_many)
+            gate_weight.multiply(taken, out=gate_many)
+            up_weight.multiply(taken, out=up_many)
             inner = new_rows(gate_many, *gate_many.shape)
             share_out(_gate, _blocks(_CACHED_ROWS, inner, gate_many, up_many))
-            multiply(inner, down_weight.T, out=result_many)
+            down_weight.multiply(down_weight.take(inner), out=result_many)
         ctx.save_for_backward(gate, up)
         return result
 
     @staticmethod
     def backward(ctx, slope):
         gate, up = ctx.saved_tensors
-        gate_weight, up_weight, down_weight = (_unpack(weight, slope.dtype) for weight in ctx.weights)
+        gate_weight, up_weight, down_weight = (weight_of(layer, slope.dtype) for layer in ctx.layers)
         x_slope = new_rows(slope, *slope.shape)
-        size = _product_rows(slope.dtype)
+        size = _product_rows(gate_weight.dtype)
         for slope_many, x_slope_many, gate_many, up_many in _blocks(size, slope, x_slope, gate, up):
             up_slope, gate_slope = (new_rows(up_many, *up_many.shape) for _ in range(2))
-            multiply(slope_many, down_weight, out=up_slope)  # of the inner product; times silu(gate) it is up's own
+            down_weight.add_back([slope_many], [down_weight], out=up_slope)  # of the inner product; times silu(gate) it is up's own
             share_out(_gate_back, _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many))
-            add_up = partial(_add_products, gate_slope, up_slope)
-            share_out(add_up, cut_columns(gate_weight, up_weight, x_slope_many))
+            gate_weight.add_back([gate_slope, up_slope], [gate_weight, up_weight], out=x_slope_many)
         return x_slope, None, None, None
 
 
@@ -139,12 +141,6 @@ def _gate_back(rows) -> None:
     inner_slope, gate_slope, gate, up = rows
     torch.ops.aten.silu_backward(inner_slope * up, gate, grad_input=gate_slope)
     inner_slope.mul_(F.silu(gate))
-
-
-def _add_products(gate_slope, up_slope, part) -> None:
-    gate_weight, up_weight, x_slope = part
-    torch.mm(gate_slope, gate_weight, out=x_slope)
-    x_slope.addmm_(up_slope, up_weight)
 
 
 class RmsNorm(torch.autograd.Function):
@@ -183,7 +179,9 @@ class RmsNorm(torch.autograd.Function):
 
 @cache
 def _product_rows(dtype: torch.dtype) -> int:
-    """Return how many tokens a product with a weight takes at a time."""
+    """Return how many tokens a product in ``dtype`` takes at a time."""
+    if dtype == torch.int8:
+        return _TILED_ROWS
     if dtype != torch.bfloat16:
         return _CACHED_ROWS
     return _TILED_ROWS if bf16_flag() == "amx_bf16" else _ROWS
@@ -200,27 +198,10 @@ def _blocks(most: int, *tensors: torch.Tensor | None) -> list[tuple[torch.Tensor
     return list(zip(*(repeat(None) if tensor is None else tensor.split(size) for tensor in tensors), strict=False))
 
 
-def _unpack(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a frozen weight [outputs, inputs] as products take it: one in 4 bits is unpacked."""
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        return weight
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(weight, state).to(dtype)
-
-
-def _is_plain(layer) -> bool:
-    """Whether a layer is linear and not adapted; its weight may be in 4 bits."""
-    kind = type(layer)
-    in_4_bits = kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes.")  # peft has one, too
-    return kind is torch.nn.Linear or in_4_bits
-
-
 def _is_gated(mlp) -> bool:
     """Whether an MLP is silu(gate) ∘ up and down again, without adapters and biases."""
     layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    return mlp.config.hidden_act == "silu" and all(_is_plain(layer) and layer.bias is None for layer in layers)
+    return mlp.config.hidden_act == "silu" and all(is_frozen_linear(layer) and layer.bias is None for layer in layers)
 
 
 def _forward_lora(layer, plain: Callable, x: torch.Tensor) -> torch.Tensor:
@@ -232,14 +213,12 @@ def _forward_lora(layer, plain: Callable, x: torch.Tensor) -> torch.Tensor:
     if rate and layer.training:
         kept, rate = draw_kept(x.flatten(0, -2).shape, rate)
         scale /= 1 - rate
-    base = layer.base_layer
-    result = LoraLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up, scale, kept)
+    result = LoraLinear.apply(x.flatten(0, -2), layer.base_layer, down, up, scale, kept)
     return result.view(*x.shape[:-1], -1)
 
 
 def _forward_mlp(mlp, x: torch.Tensor) -> torch.Tensor:
-    weights = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
-    return GatedMlp.apply(x.flatten(0, -2), *weights).view(x.shape)
+    return GatedMlp.apply(x.flatten(0, -2), mlp.gate_proj, mlp.up_proj, mlp.down_proj).view(x.shape)
 
 
 def _forward_norm(norm, x: torch.Tensor) -> torch.Tensor:

@@ -48,8 +48,9 @@ def load_model(
 ):
     """Return the causal language model in ``folder`` with its weights in ``precision`` (bf16, fp16, fp32 or nf4).
 
-    ``compute`` says in what weights in nf4 are multiplied, and kept where they are not quantised. All of it is on
-    ``device``, unless a ``device_map`` as transformers knows it spreads it.
+    ``compute`` says in what weights in nf4 are multiplied, and kept where they are not quantised; with "int8" those of
+    linear layers are kept and multiplied in 8 bits, all else in ``precision``. All of it is on ``device``, unless a
+    ``device_map`` as transformers knows it spreads it.
     Raises UserError (66) for missing, unexpected or misshapen tensors and for files that cannot be read.
     """
     quieten_libraries()
@@ -57,21 +58,24 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from common.frozen_linear import keep_in_int8
+
     if hardware.pick_device().value == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where a library imports it, warns of no GPU
     problems = check_model_folder(folder)
     if problems:
         raise UserError(problems, ExitCode.NO_INPUT)
     kind = hardware.pick_compute(compute, precision, device).value
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[kind]
-    options: dict[str, Any] = {"dtype": dtype}
+    in_int8 = kind == "int8"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision if in_int8 else kind]
+    options: dict[str, Any] = {"dtype": "auto" if in_int8 else dtype}  # rounded as they are in the files
     if precision == "nf4":
         options["quantization_config"] = _nf4_config(dtype)
     if device != "cpu":
         options["device_map"] = {"": device}
     if device_map:
         options["device_map"] = device_map
-    few_stay = precision == "nf4" and device == "cpu" and not device_map  # of what is read from the files
+    few_stay = (precision == "nf4" or in_int8) and device == "cpu" and not device_map  # of what is read from the files
     if few_stay:
         process_memory.return_freed_memory()
     try:
@@ -85,6 +89,8 @@ def load_model(
                 ignore_mismatched_sizes=True,  # reported below, with all that is wrong, instead of a traceback
                 **options,
             )
+            if in_int8:
+                keep_in_int8(model)
     except (SafetensorError, OSError) as error:
         problem = Problem(f"cannot load the model in {folder}: {error}", next_step="copy or download it again")
         raise UserError(problem, ExitCode.NO_INPUT) from error
@@ -95,7 +101,9 @@ def load_model(
     if few_stay:  # a tensor that lies in a file's mapping keeps all of the file's pages
         for weight in model.parameters():
             if weight.is_floating_point():
-                weight.data = weight.data.clone()
+                weight.data = weight.data.to(dtype if in_int8 else weight.dtype, copy=True)
+    if in_int8:
+        model.config.dtype = dtype
     return model
 
 

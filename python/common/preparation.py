@@ -85,7 +85,7 @@ def _choose_machine(recipe: Recipe, *, resume: bool) -> str:
     compute = hardware.pick_compute(recipe.model.compute, precision.value, device.value)
     optimizer = hardware.pick_optimizer(recipe.training.optimizer, device.value)
     shown = {"device": device, "precision": precision, "threads": threads}
-    if precision.value == "nf4":
+    if precision.value == "nf4" or compute.value == "int8":
         shown["products"] = compute
     if optimizer.value != recipe.training.optimizer:
         shown["optimizer"] = optimizer

@@ -19,7 +19,10 @@ class ModelSettings:
     precision: Literal["auto", "bf16", "fp16", "fp32", "nf4"] = setting(
         "how the frozen weights are kept in memory", "auto"
     )
-    compute: Literal["auto", "bf16", "fp16", "fp32"] = setting("in what weights kept in nf4 are multiplied", "auto")
+    compute: Literal["auto", "bf16", "fp16", "fp32", "int8"] = setting(
+        "in what weights kept in nf4 are multiplied; int8: a CPU trains with rounded products, twice as fast as bf16",
+        "auto",
+    )
 
 
 @dataclass

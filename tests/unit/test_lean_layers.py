@@ -173,8 +173,11 @@ def test_gradients_are_those_of_finite_differences():
         return torch.randn(*shape, dtype=torch.float64)
 
     x, down, up = (tensor.requires_grad_() for tensor in (draw(70, 6), draw(2, 6), draw(5, 2)))
-    weight, bias, kept = draw(5, 6), draw(5), -(torch.rand(70, 6) < 0.7).to(torch.int8)
-    assert torch.autograd.gradcheck(lambda *trained: LoraLinear.apply(x, weight, bias, *trained, 1.7, kept), (down, up))
-    assert torch.autograd.gradcheck(lambda x: LoraLinear.apply(x, weight, bias, down, up, 1.7, kept), (x,))
-    gate_up_down = draw(9, 6), draw(9, 6), draw(6, 9)
+    def frozen(inputs, outputs, **options):
+        return torch.nn.Linear(inputs, outputs, dtype=torch.float64, **options).requires_grad_(False)
+
+    base, kept = frozen(6, 5), -(torch.rand(70, 6) < 0.7).to(torch.int8)
+    assert torch.autograd.gradcheck(lambda *trained: LoraLinear.apply(x, base, *trained, 1.7, kept), (down, up))
+    assert torch.autograd.gradcheck(lambda x: LoraLinear.apply(x, base, down, up, 1.7, kept), (x,))
+    gate_up_down = frozen(6, 9, bias=False), frozen(6, 9, bias=False), frozen(9, 6, bias=False)
     assert torch.autograd.gradcheck(lambda x: GatedMlp.apply(x, *gate_up_down), (x,))

@@ -45,6 +45,7 @@ def as_trained(manifest: dict) -> dict[str, str]:
         device = pick_device().value
     precision = manifest.get("model", model).get("precision", "auto")
     compute = model.get("compute", "auto") if trained_on in ("auto", device) else "auto"
+    compute = "auto" if compute == "int8" else compute  # rounding is the training's: what is used afterwards is judged
     return {"precision": pick_precision(precision, device).value, "device": device, "compute": compute}
 
 

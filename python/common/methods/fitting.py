@@ -26,6 +26,7 @@ def check_method(recipe: Recipe, folder: Path) -> str:
         check_targets(layers, method.targets)
         if method.init == "svd":
             _check_rank(model, layers, method)
+            _check_compute(recipe)
         where = ", ".join(method.targets) + (", begun by SVD" if method.init == "svd" else "")
     elif method.kind == "adapter":
         from common.methods.bottleneck import find_places
@@ -35,6 +36,13 @@ def check_method(recipe: Recipe, folder: Path) -> str:
         _check_room(recipe, config)
         where = f"{method.virtual_tokens} virtual tokens"
     return f"{method.kind}: {count_by_formula(model, method):,} parameters to train ({where})"
+
+
+def _check_compute(recipe: Recipe) -> None:
+    if recipe.model.compute == "int8":
+        what = "method.init svd changes the weights, which are in int8 by then (model.compute)"
+        remedy = "--set model.compute=auto or --set method.init=zero"
+        raise UserError(Problem(what, "one of the two", remedy), ExitCode.CONFIG)
 
 
 def why_no_packs(method: MethodSettings) -> str | None:
