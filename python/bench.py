@@ -81,7 +81,13 @@ def build_parser() -> CommandParser:
     parser.add_argument("--repeats", type=int, default=3, help="how often each arm runs")
     parser.add_argument("--workloads", nargs="+", default=["shared", "plain"], choices=["shared", "plain"])
     arms = ["trainer", "trl_tuned", "trl_default", "ours"]
-    parser.add_argument("--arms", nargs="+", default=arms, choices=arms, help="which trainings to run")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=arms,
+        choices=[*arms, "ours_int8"],
+        help="which trainings (default: all but the last)",
+    )
     parser.add_argument("--worker", nargs=2, metavar=("ARM", "DATA"), help="run one training and print its figures")
     return parser
 
@@ -91,7 +97,9 @@ def measure(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
     from common.benchmarks.apart import run_apart
     from common.runs.launch import training_environment
 
-    environment = training_environment() if arm == "ours" else os.environ  # as the launchers start it, and as it comes
+    environment = (
+        training_environment() if arm.startswith("ours") else os.environ
+    )  # as the launchers start it, and as it comes
     words = ["--model", model, "--steps", steps, "--worker", arm, data]
     return run_apart(Path(__file__), words, environment=environment)
 

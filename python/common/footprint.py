@@ -124,7 +124,10 @@ def computed_width(precision: str, compute: str = "auto") -> int:
 def weights_gib(config: Mapping[str, Any], precision: str, compute: str = "auto") -> float:
     """Return the memory of the frozen weights; in 4 or 8 bits only linear layers are, others in what is computed."""
     linear, other = count_weights(config)
-    return (linear * _BYTES_PER_WEIGHT["int8" if compute == "int8" else precision] + other * computed_width(precision, compute)) / GIB
+    return (
+        linear * _BYTES_PER_WEIGHT["int8" if compute == "int8" else precision]
+        + other * computed_width(precision, compute)
+    ) / GIB
 
 
 def file_gib(config: Mapping[str, Any]) -> float:
@@ -149,7 +152,8 @@ def estimate_training(
     """Return the peak memory of training with ``tokens`` tokens in one forward pass (micro-batch × longest example).
 
     Each ``checkpoint_every``-th layer recomputes its activations; None: no layer does. ``compute``: in what weights in
-    nf4 are multiplied, and kept where they are not quantised. ``gpu``: the memory of a GPU, where Python takes none;
+    nf4 are multiplied, and kept where they are not quantised; in int8 all of them are kept. ``gpu``: the memory of a
+    GPU, where Python takes none;
     ``few_logits``: the loss looks at some rows of logits at a time, as it does for packs. ``kept_bytes``: what a layer
     was measured to keep for the backward pass, a token, instead of the count.
     """

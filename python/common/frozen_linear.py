@@ -2,8 +2,8 @@
 
 In int8 both factors of a product are rounded: each row of a weight when it is loaded, each token's activations, and
 gradients on the way back, as they come; symmetrically, to ±127 times the row's own scale (Dettmers et al. 2022, arXiv
-2208.07339, section 2.1, without the parts it keeps in 16 bits). Products of whole numbers and their sums are exact. A CPU
-with int8 instructions makes twice as many as in bf16, and weights take half the memory. No token depends on another's.
+2208.07339, section 2.1, without the parts it keeps in 16 bits). Products of whole numbers and their sums are exact. A
+CPU with int8 instructions makes twice as many as in bf16; weights take half the memory. No token depends on another.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 
 from common.recycled_memory import new_rows
-from common.teamwork import cut_columns, cut_rows, multiply, share_out
+from common.teamwork import cut_columns, multiply, share_out
 
 _CACHED = 2**18  # numbers that are rounded at a time: in fp32 they stay in the cache
-_COLUMNS = 1024  # of a product in int8, in a piece
+_COLUMNS = 512  # of a product in int8, in a piece
 _LARGEST = 127
 _LEAST_SCALE = 1e-30  # that of a row of zeros
 
@@ -26,12 +26,16 @@ class Rounded(NamedTuple):
     scales: torch.Tensor
 
 
-def round_rows(matrix: torch.Tensor, factors: torch.Tensor | None = None) -> Rounded:
+def round_rows(
+    matrix: torch.Tensor, factors: torch.Tensor | None = None, values: torch.Tensor | None = None
+) -> Rounded:
     """Return ``matrix`` [rows, columns] in int8, its columns multiplied by ``factors`` fp32 [columns] before.
 
-    A row with a number that is not finite stands for no finite numbers.
+    The result lies in ``values``, unless None in memory that is used again soon. A row with a number that is not finite
+    stands for no finite numbers.
     """
-    values = new_rows(matrix.new_empty(0, dtype=torch.int8), *matrix.shape)
+    if values is None:
+        values = new_rows(matrix.new_empty(0, dtype=torch.int8), *matrix.shape)
     scales = matrix.new_empty(len(matrix), 1, dtype=torch.float32)
 
     def round_part(part) -> None:
@@ -41,7 +45,7 @@ def round_rows(matrix: torch.Tensor, factors: torch.Tensor | None = None) -> Rou
         scale_rows.div_(_LARGEST).clamp_(min=_LEAST_SCALE)
         value_rows.copy_(numbers.mul_(1 / scale_rows).round_())
 
-    share_out(round_part, cut_rows(max(1, _CACHED // matrix.shape[1]), matrix, values, scales))
+    share_out(round_part, _cut(0, max(1, _CACHED // matrix.shape[1]), matrix, values, scales))
     return Rounded(values, scales)
 
 
@@ -99,7 +103,7 @@ class RoundedWeight(Rounded):
             values, scales, out_columns = part
             out_columns.copy_(_multiply(x, values).mul_(scales))
 
-        share_out(multiply_part, cut_columns(self.values.T, self.scales.T, out, size=_COLUMNS))
+        share_out(multiply_part, _cut(1, _COLUMNS, self.values.T, self.scales.T, out))
 
     @staticmethod
     def add_back(slopes: list[torch.Tensor], weights: list["RoundedWeight"], out: torch.Tensor) -> None:
@@ -113,11 +117,16 @@ class RoundedWeight(Rounded):
                 total += _multiply(slope, values)
             out_columns.copy_(total)
 
-        share_out(add, cut_columns(*(weight.values for weight in weights), out, size=_COLUMNS))
+        share_out(add, _cut(1, _COLUMNS, *(weight.values for weight in weights), out))
+
+
+def _cut(dim: int, size: int, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Cut ``tensors`` at the same places, however many cores there are: what a piece needs besides must stay small."""
+    return list(zip(*(tensor.split(size, dim) for tensor in tensors), strict=True))
 
 
 def _multiply(left: Rounded, values: torch.Tensor) -> torch.Tensor:
-    """Return in fp32 the product of ``left`` [rows, inner] and int8 ``values`` [inner, columns], without their scales."""
+    """Return in fp32 the product of ``left`` [rows, inner] and int8 ``values`` [inner, columns] without scales."""
     return torch._int_mm(left.values, values).float().mul_(left.scales)
 
 
@@ -127,12 +136,13 @@ class Int8Linear(torch.nn.Linear):
     def __init__(self, layer: torch.nn.Linear):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        values, scales = round_rows(layer.weight.detach())
+        weight = layer.weight.detach()
+        values, scales = round_rows(weight, values=torch.empty_like(weight, dtype=torch.int8))
         self.weight, self.bias = torch.nn.Parameter(values, requires_grad=False), layer.bias
         self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result = _FrozenProduct.apply(x.flatten(0, -2), self).view(*x.shape[:-1], -1)
+        result = _FrozenProduct.apply(x.flatten(0, -2), self).view(*x.shape[:-1], self.out_features)
         return result if self.bias is None else result + self.bias
 
 
@@ -172,10 +182,9 @@ def weight_of(layer: torch.nn.Linear, dtype: torch.dtype) -> PlainWeight | Round
     return PlainWeight(dequantize_4bit(layer.weight, state).to(dtype))
 
 
-def keep_in_int8(model) -> None:
-    """Round the weights of all linear layers of ``model`` but the head to int8."""
-    head = model.get_output_embeddings()
-    for parent in list(model.modules()):
+def keep_in_int8(block) -> None:
+    """Round the weights of all linear layers in ``block``, one of a model's, to int8."""
+    for parent in [module for module in block.modules() if type(module) is not torch.nn.Linear]:
         for name, layer in list(parent.named_children()):
-            if type(layer) is torch.nn.Linear and layer is not head:
+            if type(layer) is torch.nn.Linear:
                 setattr(parent, name, Int8Linear(layer))

@@ -115,14 +115,17 @@ def pick_compute(wanted: str, precision: str, device: str) -> Choice:
 def _pick_int8(precision: str, device: str) -> Choice:
     remedy = "--set model.compute=auto"
     if device != "cpu":
-        problem = Problem(f"compute int8 on the device {device}", "it is made for CPUs", remedy)
+        what = f"compute int8 on the device {device}"
+        problem = Problem(what, "it is made for CPUs", f"{remedy}, or training.device=cpu")
         raise UserError(problem, ExitCode.CONFIG)
     if precision == "nf4":
-        problem = Problem("compute int8 of weights in nf4", "auto, bf16, fp16, fp32", f"{remedy}, or model.precision=auto")
+        allowed = "auto, bf16, fp16, fp32"
+        problem = Problem("compute int8 of weights in nf4", allowed, f"{remedy}, or model.precision=auto")
         raise UserError(problem, ExitCode.CONFIG)
-    flag = next((flag for flag in _INT8_FLAGS if flag in cpu_flags()), None)
+    flag = int8_flag()
     if not flag:
         allowed = f"it needs one of {', '.join(_INT8_FLAGS)}"
+        remedy += "; a run that has begun goes on where they are"
         raise UserError(Problem("this CPU has no int8 instructions", allowed, remedy), ExitCode.UNAVAILABLE)
     return Choice("int8", f"asked for; this CPU has {flag}")
 
@@ -167,8 +170,17 @@ def cpu_flags() -> set[str]:
 
 def bf16_flag() -> str | None:
     """Return the CPU feature that makes bf16 products fast, or None when there is none."""
+    return _first_flag(_BF16_FLAGS)
+
+
+def int8_flag() -> str | None:
+    """Return the CPU feature that makes products in int8 exact and fast, or None when there is none."""
+    return _first_flag(_INT8_FLAGS)
+
+
+def _first_flag(wanted: tuple[str, ...]) -> str | None:
     flags = cpu_flags()
-    return next((flag for flag in _BF16_FLAGS if flag in flags), None)
+    return next((flag for flag in wanted if flag in flags), None)
 
 
 def memory_gib(device: str = "cpu") -> tuple[float, float]:
@@ -220,6 +232,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores().value,
         "bf16": bf16_flag(),
+        "int8": int8_flag(),
         "memory_total_gib": round(total, 1),
         "memory_available_gib": round(available, 1),
     }

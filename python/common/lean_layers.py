@@ -22,7 +22,7 @@ from common.recycled_memory import new_rows
 from common.teamwork import share_out
 
 _CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
-_ROWS, _TILED_ROWS = 1024, 2560  # of a product in bf16, and of one in int8 or on a CPU with matrix tiles
+_ROWS, _TILED_ROWS, _INT8_ROWS = 1024, 2560, 4096  # of a product in bf16, of one on a CPU with matrix tiles, in int8
 _TILE = 64  # rows that a matrix product takes together
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
@@ -126,7 +126,9 @@ class GatedMlp(torch.autograd.Function):
         size = _product_rows(gate_weight.dtype)
         for slope_many, x_slope_many, gate_many, up_many in _blocks(size, slope, x_slope, gate, up):
             up_slope, gate_slope = (new_rows(up_many, *up_many.shape) for _ in range(2))
-            down_weight.add_back([slope_many], [down_weight], out=up_slope)  # of the inner product; times silu(gate) it is up's own
+            down_weight.add_back(
+                [slope_many], [down_weight], out=up_slope
+            )  # of the inner product; times silu(gate) it is up's own
             share_out(_gate_back, _blocks(_CACHED_ROWS, up_slope, gate_slope, gate_many, up_many))
             gate_weight.add_back([gate_slope, up_slope], [gate_weight, up_weight], out=x_slope_many)
         return x_slope, None, None, None
@@ -181,7 +183,7 @@ class RmsNorm(torch.autograd.Function):
 def _product_rows(dtype: torch.dtype) -> int:
     """Return how many tokens a product in ``dtype`` takes at a time."""
     if dtype == torch.int8:
-        return _TILED_ROWS
+        return _INT8_ROWS
     if dtype != torch.bfloat16:
         return _CACHED_ROWS
     return _TILED_ROWS if bf16_flag() == "amx_bf16" else _ROWS

@@ -68,7 +68,7 @@ def load_model(
     kind = hardware.pick_compute(compute, precision, device).value
     in_int8 = kind == "int8"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision if in_int8 else kind]
-    options: dict[str, Any] = {"dtype": "auto" if in_int8 else dtype}  # rounded as they are in the files
+    options: dict[str, Any] = {"dtype": "auto" if in_int8 else dtype}  # rounded from what the files hold
     if precision == "nf4":
         options["quantization_config"] = _nf4_config(dtype)
     if device != "cpu":
@@ -90,7 +90,9 @@ def load_model(
                 **options,
             )
             if in_int8:
-                keep_in_int8(model)
+                for block in model.get_decoder().layers:
+                    keep_in_int8(block)
+                    process_memory.give_back_pages(folder)  # which it was rounded from
     except (SafetensorError, OSError) as error:
         problem = Problem(f"cannot load the model in {folder}: {error}", next_step="copy or download it again")
         raise UserError(problem, ExitCode.NO_INPUT) from error

@@ -20,7 +20,7 @@ class ModelSettings:
         "how the frozen weights are kept in memory", "auto"
     )
     compute: Literal["auto", "bf16", "fp16", "fp32", "int8"] = setting(
-        "in what weights kept in nf4 are multiplied; int8: a CPU trains with rounded products, twice as fast as bf16",
+        "in what weights kept in nf4 are multiplied; int8: a CPU trains with weights and products rounded to 8 bits",
         "auto",
     )
 

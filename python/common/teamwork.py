@@ -63,9 +63,9 @@ def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None
     share_out(lambda part: torch.mm(left, part[0], out=part[1]), cut_columns(right, out))
 
 
-def cut_columns(*tensors: torch.Tensor, size: int | None = None) -> list[tuple[torch.Tensor, ...]]:
+def cut_columns(*tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Cut the columns of ``tensors`` at the same places: the pieces of a product, a single one where nobody shares."""
-    return _cut(tensors, 1, size or _COLUMNS)
+    return _cut(tensors, 1, _COLUMNS)
 
 
 def cut_rows(size: int, *tensors: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from common import hardware
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.smoke
 
@@ -26,6 +28,18 @@ def test_ours_and_the_stock_trainer_are_compared_on_the_same_examples(tmp_path):
     assert all(arm["seconds"] > 0 and arm["peak_rss_gib"] > 0 for arm in shared["arms"].values())
     assert shared["ratio_vs_trainer"] == shared["arms"]["trainer"]["seconds"] / shared["arms"]["ours"]["seconds"]
     assert f"{shared['prompt_share']:.0%} prompt" in answer.stdout
+
+
+@pytest.mark.skipif(not hardware.int8_flag(), reason="this CPU has no int8 instructions")
+def test_products_in_int8_are_an_arm_of_their_own(tmp_path):
+    command = [sys.executable, ROOT / "python" / "bench.py", "--model", "recipes/demo/model", "--steps", "1"]
+    command += ["--repeats", "1", "--workloads", "plain", "--arms", "ours", "ours_int8"]
+    environment = os.environ | {"RECETARIO_RUNS": str(tmp_path)}
+    answer = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    plain = json.loads((tmp_path / "bench" / "cpu.json").read_text())["workloads"]["plain"]
+    seconds = {arm: figures["seconds"] for arm, figures in plain["arms"].items()}
+    assert plain["ratio_vs_ours_int8"] == seconds["ours_int8"] / seconds["ours"]
 
 
 def test_gradients_are_compared_with_a_beginning_packs_of_several_and_lean_layers(monkeypatch):

@@ -82,7 +82,12 @@ def test_each_contradiction_is_refused(recipe, tmp_path, change, expected):
 
 @pytest.mark.parametrize(
     ("group", "key", "value"),
-    [("model", "precision", "nf4"), ("model", "precision", "fp16"), ("training", "probe_memory", True)],
+    [
+        ("model", "precision", "nf4"),
+        ("model", "precision", "fp16"),
+        ("model", "compute", "int8"),
+        ("training", "probe_memory", True),
+    ],
 )
 def test_what_one_process_can_and_ranks_cannot_is_refused(recipe, group, key, value):
     setattr(getattr(recipe, group), key, value)

@@ -58,6 +58,14 @@ def test_what_saves_memory_is_seen_to_save_it():
     assert estimate("nf4").total < estimate("bf16").total < estimate("fp32").total
 
 
+def test_in_int8_the_linear_layers_take_half_and_the_rest_what_it_did():
+    linear, other = footprint.count_weights(MISTRAL_7B)
+    for precision, width in (("bf16", 2), ("fp32", 4)):
+        found = footprint.weights_gib(MISTRAL_7B, precision, "int8")
+        assert found == pytest.approx((linear * 1.002 + other * width) / 2**30)
+        assert footprint.computed_width(precision, "int8") == width
+
+
 def test_in_nf4_what_is_computed_in_fp32_takes_twice_the_memory():
     """On a CPU without bf16 instructions: embedding, unpacked matrices, activations and logits."""
     half, full = (

@@ -296,6 +296,9 @@ def test_a_model_computes_as_its_run_did_where_the_device_is_here(folder, monkey
     with pytest.raises(StopIteration):
         LocalModel(folder, **how).model  # noqa: B018
     assert asked == [("nf4", "cpu", "fp32")]
+    settings["model"]["compute"] = "int8"  # the training's alone: judged is what the adapter does on the plain base
+    assert as_trained({"model": {"precision": "fp32"}, "settings": settings})["compute"] == "auto"
+    settings["model"]["compute"] = "fp32"
     settings["training"]["device"] = "cuda"  # not here, nor is what it multiplied in
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert as_trained({"model": {"precision": "fp32"}, "settings": settings})["compute"] == "auto"

@@ -123,6 +123,28 @@ def test_a_cpu_multiplies_nf4_as_it_multiplies_anything(monkeypatch):
     assert hardware.pick_compute("auto", "bf16", "cpu") == ("bf16", "as the weights")
 
 
+@pytest.mark.parametrize("flag", ["amx_int8", "avx512_vnni", "avx_vnni"])
+def test_a_cpu_with_int8_instructions_multiplies_in_them_when_asked_to(monkeypatch, flag):
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: {"avx2", flag})
+    assert hardware.pick_compute("int8", "fp32", "cpu") == ("int8", f"asked for; this CPU has {flag}")
+    assert hardware.pick_compute("auto", "fp32", "cpu").value == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "flags", "code", "words"),
+    [
+        ("bf16", "cuda", {"avx_vnni"}, 78, "compute int8 on the device cuda — it is made for CPUs"),
+        ("nf4", "cpu", {"avx_vnni"}, 78, "compute int8 of weights in nf4 — auto, bf16, fp16, fp32"),
+        ("fp32", "cpu", {"avx2"}, 69, "no int8 instructions — it needs one of amx_int8, avx512_vnni, avx_vnni"),
+    ],
+)
+def test_where_products_in_int8_are_not_to_be_had_that_is_said(monkeypatch, precision, device, flags, code, words):
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
+    with pytest.raises(UserError, match=f"{words} — --set model.compute=auto") as error:
+        hardware.pick_compute("int8", precision, device)
+    assert error.value.exit_code == code
+
+
 def test_moments_in_eight_bits_are_for_cuda():
     assert hardware.pick_optimizer("paged_adamw_8bit", "cuda").value == "paged_adamw_8bit"
     for device in ("cpu", "mps"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_models import RAGGED, gradient, make_model
 
-from common import dropout_masks, lean_attention, lean_layers, packed_model, teamwork
+from common import dropout_masks, frozen_linear, lean_attention, lean_layers, packed_model, teamwork
 from common.lean_layers import GatedMlp, LoraLinear
 from common.lean_layers import _product_rows as product_rows
 from common.methods import add_method
@@ -95,11 +95,24 @@ def test_which_core_takes_a_piece_changes_no_bit(monkeypatch):
     packed_model.enable_packs(model)
     lean_layers.use_lean_layers(model)
     wanted_loss, wanted = train_once(model)
-    for module in (lean_attention, lean_layers, packed_model):
+    for module in (frozen_linear, lean_attention, lean_layers, packed_model):
         monkeypatch.setattr(module, "share_out", share_out_disturbed)
     for _ in range(3):
         loss, slopes = train_once(model)
         assert loss == wanted_loss and torch.equal(slopes, wanted)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (7, 5), (512, 512), (513, 513)])
+def test_drawn_in_parts_a_mask_has_the_bits_of_one_drawn_at_once(shape, monkeypatch):
+    torch.manual_seed(0)
+    parts, _ = dropout_masks.draw_kept(shape, 0.3)
+    following = torch.rand(3)
+    torch.manual_seed(0)
+    count = shape[0] * shape[1]
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    least = round(0.3 * 2**16) - 2**15
+    assert torch.equal(parts, -(bits[:count].view(shape) >= least).to(torch.int8))
+    assert torch.equal(torch.rand(3), following)
 
 
 def test_dropout_is_drawn_anew_from_the_seed():
@@ -173,6 +186,7 @@ def test_gradients_are_those_of_finite_differences():
         return torch.randn(*shape, dtype=torch.float64)
 
     x, down, up = (tensor.requires_grad_() for tensor in (draw(70, 6), draw(2, 6), draw(5, 2)))
+
     def frozen(inputs, outputs, **options):
         return torch.nn.Linear(inputs, outputs, dtype=torch.float64, **options).requires_grad_(False)
 

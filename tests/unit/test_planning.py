@@ -186,6 +186,29 @@ def test_on_a_gpu_too_the_plan_says_what_would_help(demo_plan, monkeypatch, devi
     assert memory["packs of 1,024"] == pack_memory.estimate(job, 1024, None).total
 
 
+@pytest.mark.parametrize(
+    ("flags", "setting", "offered"),
+    [
+        ({"avx512_vnni"}, {}, True),
+        ({"avx2"}, {}, False),
+        ({"avx512_vnni"}, {"compute": "int8"}, False),
+        ({"avx512_vnni"}, {"precision": "nf4"}, False),
+    ],
+)
+def test_products_in_int8_are_offered_where_they_can_be_had(demo_plan, monkeypatch, flags, setting, offered):
+    job, plan = demo_plan
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: flags)
+    for name, value in setting.items():
+        monkeypatch.setattr(job.recipe.model, name, value)
+    found = {
+        option.change: option for option in list_options(job, replace(plan, memory=replace(plan.memory, weights=9)))
+    }
+    assert ("int8" in found) == offered
+    assert "nf4" not in found or not setting  # the one excludes the other
+    if offered:
+        assert found["int8"].setting == "--set model.compute=int8" and found["int8"].memory_gib < plan.memory.total + 9
+
+
 def plan_command(monkeypatch, capfd, *words):
     monkeypatch.setattr(sys, "argv", ["plan.py", *words])
     with pytest.raises(SystemExit) as end:

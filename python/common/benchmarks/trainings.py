@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from common.benchmarks.apart import scratch
@@ -69,7 +70,7 @@ def train_trl_default(model: Path, data: Path, steps: int) -> dict[str, float]:
     return {"seconds": float(found.group(1))}
 
 
-def train_ours(model: Path, data: Path, steps: int) -> dict[str, float]:
+def train_ours(model: Path, data: Path, steps: int, compute: str = "auto") -> dict[str, float]:
     """This project's trainer, with the packs it chooses, whose length it tells too."""
     from common.checks import raise_problems
     from common.jobs import Job
@@ -78,11 +79,12 @@ def train_ours(model: Path, data: Path, steps: int) -> dict[str, float]:
 
     recipe = Recipe("bench", "finetune_ba", method=METHOD)
     recipe.model.name, recipe.model.precision = str(model), "bf16"
+    recipe.model.compute = compute
     recipe.data.train, recipe.data.validation = str(data), None
     recipe.training.max_steps, recipe.training.warmup_steps = steps, 0
     job = Job(recipe, f"bench-{os.getpid()}")
     raise_problems(check_job(job))
-    adapted, _, _ = _load(model, data)
+    adapted, _, _ = _load(model, data, compute)
     return _timed(new_trainer(job, adapted, scratch()).train) | {"pack_tokens": recipe.training.pack_tokens}
 
 
@@ -91,6 +93,7 @@ ARMS: dict[str, Callable[[Path, Path, int], dict[str, float]]] = {
     "trl_tuned": train_trl_tuned,
     "trl_default": train_trl_default,
     "ours": train_ours,
+    "ours_int8": partial(train_ours, compute="int8"),
 }
 
 
@@ -105,7 +108,7 @@ def run_arm(arm: str, model: Path, data: Path, steps: int) -> dict[str, float]:
     return ARMS[arm](model, data, steps) | {"peak_rss_gib": peak_rss_gib(with_children=True)}
 
 
-def _load(model: Path, data: Path):
+def _load(model: Path, data: Path, compute: str = "auto"):
     """Return the model with its LoRA, the tokenizer, and the encoded examples."""
     from common.chat import encode_examples
     from common.data import load_examples
@@ -114,7 +117,7 @@ def _load(model: Path, data: Path):
 
     tokenizer = load_tokenizer(model)
     examples = encode_examples(tokenizer, load_examples(data).examples, max_length_tokens=MAX_LENGTH_TOKENS)
-    return add_method(load_model(model, "bf16"), METHOD, str(model)), tokenizer, examples
+    return add_method(load_model(model, "bf16", compute=compute), METHOD, str(model)), tokenizer, examples
 
 
 def _options(steps: int) -> dict:

@@ -13,8 +13,8 @@ from common.weights import build_skeleton, read_shapes
 def check_method(recipe: Recipe, folder: Path) -> str:
     """Return what the recipe's method will train on the model in ``folder``.
 
-    Raises UserError (78), with what would be right, for targets that match nothing, a rank beyond the weights, layers
-    that adapters do not know, and tokens that leave no room for the examples.
+    Raises UserError (78), with what would be right, for targets that match nothing, a rank beyond the weights, weights
+    in int8 that would be changed, layers that adapters do not know, and tokens that leave no room for the examples.
     """
     from common.methods.kinds import count_by_formula
     from common.methods.lora import check_targets, linear_layers
@@ -36,13 +36,6 @@ def check_method(recipe: Recipe, folder: Path) -> str:
         _check_room(recipe, config)
         where = f"{method.virtual_tokens} virtual tokens"
     return f"{method.kind}: {count_by_formula(model, method):,} parameters to train ({where})"
-
-
-def _check_compute(recipe: Recipe) -> None:
-    if recipe.model.compute == "int8":
-        what = "method.init svd changes the weights, which are in int8 by then (model.compute)"
-        remedy = "--set model.compute=auto or --set method.init=zero"
-        raise UserError(Problem(what, "one of the two", remedy), ExitCode.CONFIG)
 
 
 def why_no_packs(method: MethodSettings) -> str | None:
@@ -114,6 +107,13 @@ def _misfit_prompt(model, shapes: Mapping[str, tuple[int, ...]], adapter: Path) 
 
 
 _FITS = {"lora": _misfit_lora, "adapter": _misfit_bottleneck, "ptuning": _misfit_prompt}
+
+
+def _check_compute(recipe: Recipe) -> None:
+    if recipe.model.compute == "int8":
+        what = "method.init svd changes the weights, which are in int8 by then (model.compute)"
+        remedy = "--set model.compute=auto or --set method.init=zero"
+        raise UserError(Problem(what, "one of the two", remedy), ExitCode.CONFIG)
 
 
 def _check_rank(model, layers: list[str], method: MethodSettings) -> None:

@@ -55,7 +55,7 @@ def model_card(
             licence_known=licence is not None,
             method=_METHODS[method],
             kind=method,
-            precision=_PRECISIONS.get(precision, precision),
+            precision=_PRECISIONS.get(precision, precision) + _describe_products(manifest["settings"]["model"]),
             dtype=_DTYPES.get(precision, "float32"),
             data=[_describe_data(part, entry) for part, entry in manifest.get("data", {}).items()],
             numbers=_pick(info, [key for key in info if key.startswith("method_")], "method_")
@@ -120,6 +120,10 @@ def licence_of(base: Path) -> str | None:
         return None
     licence = head.get("license") if isinstance(head, dict) else None
     return licence if isinstance(licence, str) else None
+
+
+def _describe_products(model: Mapping[str, Any]) -> str:
+    return ", trained with weights and products in int8" if model.get("compute") == "int8" else ""
 
 
 def _describe_data(part: str, entry: Mapping[str, Any]) -> dict[str, Any]:
