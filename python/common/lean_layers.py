@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from common.dropout_masks import draw_kept, drop
 from common.frozen_linear import is_frozen_linear, weight_of
 from common.hardware import bf16_flag
+from common.lean_rotary import use_lean_rotary
 from common.recycled_memory import new_rows
 from common.teamwork import share_out
 
-_CACHED_ROWS = 256  # tokens at a time: what lies between two products stays in the cache
+_CACHED_ROWS = 128  # tokens at a time: what lies between two products stays in the cache
 _ROWS, _TILED_ROWS, _INT8_ROWS = 1024, 2560, 4096  # of a product in bf16, of one on a CPU with matrix tiles, in int8
 _TILE = 64  # rows that a matrix product takes together
 _NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
@@ -29,7 +30,7 @@ _MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
 
 def use_lean_layers(model) -> None:
-    """Let the LoRA layers, gated MLPs and RMS norms of a frozen ``model`` compute leanly, in NF4 and int8 too."""
+    """Let LoRA layers, gated MLPs, norms and rotary steps of a frozen ``model`` compute leanly, in NF4 and int8 too."""
     from peft.tuners.lora import LoraLayer
 
     for module in model.modules():
@@ -40,6 +41,7 @@ def use_lean_layers(model) -> None:
             module.forward = partial(_forward_mlp, module)
         elif kind in _NORMS:
             module.forward = partial(_forward_norm, module)
+    use_lean_rotary(model)
 
 
 class LoraLinear(torch.autograd.Function):
