@@ -12,8 +12,8 @@ COMMANDS = sorted(PYTHON.glob("*.py"))
 FLOORS = {
     "errors schema settings recipes options hardware process_memory hashing runs calling ranks orphans": 1,
     "data chat packing batches samples manifest": 2,
-    "models model_files methods packed_model lean_attention lean_layers dropout_masks recycled_memory teamwork": 3,
-    "frozen_linear footprint weights engine shapes random_model": 3,
+    "models model_files methods packed_model lean_attention lean_layers lean_rotary dropout_masks teamwork": 3,
+    "recycled_memory frozen_linear footprint weights engine shapes random_model": 3,
 }
 FLOOR_OF = {room: floor for rooms, floor in FLOORS.items() for room in rooms.split()}
 TOP = 4  # training, evaluation, and all that is not named above
